@@ -1,0 +1,154 @@
+//! One non-blocking attempt at an operation: the system call behind each [`Request`].
+//!
+//! The readiness backends live on this; io_uring uses it for what a kernel's ring cannot do.
+
+use std::io;
+
+use crate::operation::{Direction, Elsewhere, Request, TRANSFER_MAX};
+
+/// Tries once. `Some(result)` when it is over, `None` when it would block and should be tried again once its
+/// [direction](Request::direction) is ready. `resumed` tells that an earlier attempt would have blocked.
+///
+/// Each system call made is added to `syscalls`.
+///
+/// # Safety
+/// As for [`Backend::submit`](super::Backend::submit): what the request points to is valid and nobody else's.
+pub(crate) unsafe fn attempt(request: &Request, resumed: bool, syscalls: &mut u64) -> Option<i32> {
+    loop {
+        *syscalls += 1;
+        // SAFETY: passed on from this function's own contract.
+        let result = unsafe { call(request, resumed) };
+        return match result {
+            Ok(value) => Some(value),
+            Err(libc::EINTR) => continue,
+            // The connection was reset before anybody accepted it: there may be another one behind it.
+            Err(libc::ECONNABORTED) if matches!(request, Request::Accept { .. }) => continue,
+            // A Unix listener whose backlog is full: there is no readiness to wait for.
+            Err(libc::EAGAIN) if matches!(request, Request::Connect { .. }) => Some(-libc::ECONNREFUSED),
+            Err(libc::EAGAIN) if would_wait(request) => None,
+            Err(libc::EINPROGRESS | libc::EALREADY) if matches!(request, Request::Connect { .. }) => None,
+            Err(errno) => Some(-errno),
+        };
+    }
+}
+
+fn would_wait(request: &Request) -> bool {
+    matches!(request.kind().describe().elsewhere, Elsewhere::Ready(_))
+}
+
+/// The system call itself, as `Ok(value)` or `Err(errno)`.
+///
+/// # Safety
+/// As for [`attempt`].
+unsafe fn call(request: &Request, resumed: bool) -> Result<i32, i32> {
+    let value = match *request {
+        Request::Nop | Request::Timer | Request::External | Request::Poll { .. } => {
+            unreachable!("{:?} is no system call: the loop or the poller carries it out", request.kind())
+        }
+        Request::Socket { domain, kind, protocol } => {
+            // SAFETY: no pointers.
+            unsafe {
+                libc::socket(domain, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, protocol) as isize
+            }
+        }
+        Request::Bind { handle, addr } => {
+            // SAFETY: `addr` is valid by the caller's promise.
+            unsafe { libc::bind(handle.fd, (&raw const (*addr).storage).cast(), (*addr).len) as isize }
+        }
+        Request::Listen { handle, backlog } => {
+            // SAFETY: no pointers.
+            unsafe { libc::listen(handle.fd, backlog) as isize }
+        }
+        Request::Accept { handle, addr } => {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            // SAFETY: `addr` is null or valid for writes by the caller's promise, with its length beside it.
+            unsafe {
+                if addr.is_null() {
+                    libc::accept4(handle.fd, std::ptr::null_mut(), std::ptr::null_mut(), flags) as isize
+                } else {
+                    (*addr).len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+                    let storage = &raw mut (*addr).storage;
+                    libc::accept4(handle.fd, storage.cast(), &raw mut (*addr).len, flags) as isize
+                }
+            }
+        }
+        Request::Connect { handle, .. } if resumed => return connected(handle.fd),
+        Request::Connect { handle, addr } => {
+            // SAFETY: `addr` is valid by the caller's promise.
+            unsafe { libc::connect(handle.fd, (&raw const (*addr).storage).cast(), (*addr).len) as isize }
+        }
+        Request::Recv { handle, buf, len, flags } => {
+            // SAFETY: `buf` is valid for writes of `len` bytes by the caller's promise.
+            unsafe { libc::recv(handle.fd, buf.cast(), len.min(TRANSFER_MAX), flags | libc::MSG_DONTWAIT) }
+        }
+        Request::Send { handle, buf, len, flags } => {
+            let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            // SAFETY: `buf` is valid for reads of `len` bytes by the caller's promise.
+            unsafe { libc::send(handle.fd, buf.cast(), len.min(TRANSFER_MAX), flags) }
+        }
+        Request::RecvMsg { handle, msg, flags } => {
+            // SAFETY: `msg` and all it points to are valid by the caller's promise.
+            unsafe { libc::recvmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT) }
+        }
+        Request::SendMsg { handle, msg, flags } => {
+            // SAFETY: `msg` and all it points to are valid by the caller's promise.
+            unsafe { libc::sendmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
+        }
+        Request::Shutdown { handle, how } => {
+            // SAFETY: no pointers.
+            unsafe { libc::shutdown(handle.fd, how) as isize }
+        }
+        Request::Close { handle } => {
+            // SAFETY: the loop gives up the descriptor with this request; nobody else closes it.
+            let result = unsafe { libc::close(handle.fd) as isize };
+            // Linux has let the number go even when it says EINTR: trying again would close a stranger's.
+            if result < 0 && errno() == libc::EINTR {
+                return Ok(0);
+            }
+            result
+        }
+    };
+    if value < 0 { Err(errno()) } else { Ok(i32::try_from(value).expect("at most TRANSFER_MAX")) }
+}
+
+/// How a connect that was in progress has ended; `Err(EALREADY)` if it has not.
+fn connected(fd: i32) -> Result<i32, i32> {
+    let mut error: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `error` is an int and `len` says so.
+    if unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut len)
+    } < 0
+    {
+        return Err(errno());
+    }
+    if error != 0 {
+        return Err(error);
+    }
+    // No error is not yet success: a wake-up may be for nothing. Only a connected socket has a peer.
+    let mut peer = crate::addr::SockAddr::empty();
+    // SAFETY: `peer` has room for any address and its length says so.
+    if unsafe { libc::getpeername(fd, (&raw mut peer.storage).cast(), &raw mut peer.len) } == 0 {
+        return Ok(0);
+    }
+    match errno() {
+        libc::ENOTCONN => Err(libc::EALREADY),
+        other => Err(other),
+    }
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Direction {
+    /// The `poll(2)` bits that mean "try again" in this direction; errors and hang-ups always do.
+    pub(crate) fn events(self) -> u16 {
+        let bits = match self {
+            // Not POLLPRI: urgent data that stands would wake an ordinary read again and again.
+            Direction::Read => libc::POLLIN | libc::POLLRDHUP,
+            Direction::Write => libc::POLLOUT,
+        };
+        bits as u16
+    }
+}

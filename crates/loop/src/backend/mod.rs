@@ -1,0 +1,124 @@
+//! Who carries operations out, and the contract between them and the loop.
+//!
+//! A [`Backend`] is the loop's only door to the world: clock, sockets, wake-ups. There are two families here.
+//! `uring` gives operations to the kernel and gets completions back. `readiness` tries the system call, waits until
+//! it would not block, and tries again; it does so over any [`Poller`](readiness::Poller), of which there are two,
+//! `epoll` and `poll`.
+//!
+//! # The contract
+//!
+//! Between [`submit`](Backend::submit) and the completion, what a request points to belongs to the backend.
+//!
+//! 1. **Every submitted operation completes exactly once**: either `submit` returns [`Submitted::Done`], or a later
+//!    `wait` pushes its id to [`Completions`], never both and never twice. [`cancel`](Backend::cancel) is a request:
+//!    its target still completes, with `-ECANCELED` or with the real result, and whichever it is must be true. Bytes
+//!    reported as cancelled were not taken from the socket.
+//! 2. **`wait` is the only place where an operation that was pending completes.** `submit` and `cancel` push
+//!    nothing; what they learn goes out with the next `wait`, which then does not sleep.
+//! 3. **Results are the kernel's**: a value of zero or more, or a negated `errno`. `EINTR` and `EAGAIN` never leave
+//!    a backend.
+//! 4. **A descriptor's number is not its identity.** What a backend remembers about a number holds for one
+//!    [`Handle::identity`](crate::operation::Handle) only, and an event that belongs to an earlier bearer of the
+//!    number reaches nobody.
+//! 5. **`wait` wakes up** when the time is over, when something completed, or after [`Wake::wake`], even where the
+//!    wake came before the `wait`. It may also return early for no reason.
+//! 6. **Nothing is in flight when a backend is dropped**: the loop has cancelled and reaped everything. (In a forked
+//!    child it is not dropped at all.)
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::operation::{Kind, OpId, Request, Support};
+
+pub(crate) mod attempt;
+pub(crate) mod clock;
+pub(crate) mod epoll;
+pub(crate) mod eventfd;
+pub(crate) mod poll;
+pub mod readiness;
+pub(crate) mod uring;
+
+/// What became of a submitted operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Submitted {
+    /// It will be reported by a later [`Backend::wait`]. The word is the backend's own: it is handed back to
+    /// [`Backend::cancel`], to find the operation without searching.
+    Pending(u32),
+    /// It is over already; the id will not be reported again.
+    Done(i32),
+}
+
+/// Carries operations out. The module's documentation is the contract.
+pub trait Backend {
+    /// The name that `TOWPATH_BACKEND` knows it by.
+    fn name(&self) -> &'static str;
+
+    /// How it carries out operations of this kind, on this machine.
+    fn support(&self, kind: Kind) -> Support;
+
+    /// Begins an operation. `id` is unique among the operations in flight.
+    ///
+    /// Never fails for want of room: what does not fit into a kernel's queue waits here.
+    /// The kinds that the loop carries out itself (`Nop`, `Timer`, `External`) never arrive.
+    ///
+    /// # Safety
+    /// Until this operation's completion, all that `request` points to stays valid, unmoved and otherwise unused,
+    /// and the descriptor stays open.
+    unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted;
+
+    /// Asks for the end of a pending operation; `word` is what [`Submitted::Pending`] held and `request` what was
+    /// submitted. The operation completes all the same. The loop asks at most once for each operation, and only
+    /// while it is pending.
+    fn cancel(&mut self, id: OpId, word: u32, request: &Request);
+
+    /// Hands over what was submitted, waits for something to complete, and pushes all that has.
+    ///
+    /// Waits at most `timeout` (`None`: as long as it takes; zero: not at all, but still reaps).
+    /// An error means that nothing can be waited for any more; it is not an operation's error.
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()>;
+
+    /// The time, in nanoseconds of a monotonic clock.
+    fn now(&self) -> u64;
+
+    /// The means to end a `wait` from any thread.
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// A descriptor that polls as readable when a `wait` would find something, for embedding in another loop.
+    /// `None` where there is none.
+    fn as_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// How many system calls it has made so far.
+    fn syscalls(&self) -> u64;
+}
+
+/// Ends a [`Backend::wait`] from any thread.
+pub trait Wake: Send + Sync {
+    /// Makes the current `wait`, or else the next one, return at once. Async-signal-safe; never blocks. Does nothing
+    /// when the backend is gone.
+    fn wake(&self);
+}
+
+/// What has completed and was not delivered yet, in order of completion.
+#[derive(Debug, Default)]
+pub struct Completions {
+    pub(crate) queue: std::collections::VecDeque<(OpId, i32)>,
+}
+
+impl Completions {
+    /// Reports that `id` has completed: `result` is a value of zero or more, or a negated `errno`.
+    pub fn push(&mut self, id: OpId, result: i32) {
+        self.queue.push_back((id, result));
+    }
+
+    /// How many wait to be delivered.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits to be delivered.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}

@@ -1,0 +1,440 @@
+//! The io_uring backend: operations go to the kernel whole, completions come back.
+//!
+//! # A ring
+//!
+//! Two queues in memory shared with the kernel. We write *entries* (what to do, and a name of 64 bits) to the
+//! submission queue; `io_uring_enter(2)` makes the kernel take them, and sleeps if we like. When an operation is over,
+//! the kernel writes its name and result to the completion queue, which we read without a system call.
+//!
+//! ```text
+//!   submit ──entry──▶ [ submission queue ]──▶┐
+//!      └─if full──▶ backlog ─┘               │ enter: take entries, run due work, sleep    (one a tick)
+//!   wait ◀─result── [ completion queue ] ◀───┘
+//! ```
+//!
+//! # How a submit goes
+//!
+//! The kernel said at set-up which opcodes it has ([`setup`]). An operation that it has becomes an entry ([`sqe`]),
+//! named by its [`OpId`], and that is all. One that it lacks is made here by a system call that does not block
+//! ([`attempt`]); if it would have blocked, a poll for the direction takes its place in the ring, under the same
+//! name, and the call is made again when the poll completes.
+//!
+//! Entries reach the kernel in the order of their submission, always. When the queue is full it is handed over early;
+//! while the kernel has completions that it found no room for, it gets nothing more, and entries wait in the
+//! `backlog` until `wait` has made room. So the kernel's own overflow list stays short, and nothing (a cancel least
+//! of all) is refused.
+//!
+//! # How a wait goes
+//!
+//! One enter hands over what is queued and sleeps until there is a completion; with a backlog it takes one enter for
+//! each queueful. It does not sleep if there are completions already, and where there is nothing to hand over, no
+//! work due and no wish to sleep, it is left out. Then the completion queue is read to its end.
+//!
+//! # What a result becomes
+//!
+//! Almost always itself. `EAGAIN` and `EINTR`, which the kernel reports where it could not or would not wait, lead to
+//! another try, unless the operation was to be cancelled: then nothing has been transferred, and the result is
+//! `ECANCELED`. So every operation keeps its request at hand, in a slot found by the id's index.
+//!
+//! # Threads and processes
+//!
+//! Only the thread that made the ring may use it (`SINGLE_ISSUER`); [`Uring`] is not `Send`. The queues are not
+//! mapped in forked children, where the backend must be forgotten rather than dropped.
+
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::{cqueue, opcode, squeue};
+
+use self::bell::Bell;
+use self::ring::Ring;
+use self::waker::Waker;
+use super::attempt::attempt;
+use super::clock::monotonic_now;
+use super::{Backend, Completions, Submitted, Wake};
+use crate::operation::{Elsewhere, Kind, OPERATIONS, OpId, Request, Support};
+
+mod bell;
+mod ring;
+mod setup;
+mod sqe;
+#[cfg(test)]
+mod tests;
+mod waker;
+
+pub(crate) use self::setup::Options;
+
+/// The name of the waker's poll.
+const WAKER: u64 = OpId::RESERVED;
+/// The name of every cancel. What they report is of no interest: the target's own completion says it all.
+const CANCEL: u64 = OpId::RESERVED + 1;
+
+/// The backend. The module's documentation tells how it works.
+pub(crate) struct Uring {
+    ring: Ring,
+    /// What the kernel has not been given room for, oldest first. While there is any, everything queues here.
+    backlog: VecDeque<squeue::Entry>,
+    /// The operations in flight, by the index of their ids.
+    slots: Vec<Slot>,
+    /// How each kind of operation is carried out.
+    ways: [Support; OPERATIONS.len()],
+    waker: Waker,
+    /// For those who poll from outside, once there are any; `None` inside if the kernel would not.
+    bell: OnceCell<Option<Bell>>,
+    /// Whether completion work is deferred to our enters.
+    deferred: bool,
+    /// Keeps successful cancels silent, where the kernel can.
+    cancel_flags: squeue::Flags,
+    syscalls: u64,
+    /// Not `Send`: the ring belongs to one thread.
+    one_thread: PhantomData<*mut ()>,
+}
+
+/// What is known of an operation.
+struct Slot {
+    request: Request,
+    generation: u32,
+    stage: Stage,
+    /// Its end was asked for: it is not to be tried again.
+    cancelled: bool,
+}
+
+/// Where an operation is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Nowhere: the slot is free.
+    Free,
+    /// In the ring, as itself.
+    Native,
+    /// In the ring, as a poll: it would have blocked.
+    Polling,
+}
+
+/// What follows from a result.
+enum Next {
+    Done(i32),
+    /// Ask the kernel again.
+    Again,
+    /// Make the system call now; poll if it would block.
+    Attempt {
+        resumed: bool,
+    },
+    /// Wait for readiness, then make the system call.
+    Poll,
+}
+
+impl Uring {
+    /// Makes a ring and tries it out.
+    ///
+    /// # Errors
+    /// With the system's code: `ENOSYS` (too old a kernel), `EPERM` or `EACCES` (switched off, or a sandbox), `EINVAL`,
+    /// `ENOMEM`, `EMFILE` and the like. Whatever is forbidden shows here, not at the first operation.
+    pub(crate) fn new(options: &Options) -> io::Result<Uring> {
+        let made = setup::make(options)?;
+        let mut uring = Uring {
+            ring: made.ring,
+            backlog: VecDeque::new(),
+            slots: Vec::new(),
+            ways: made.ways,
+            waker: Waker::new(made.multishot)?,
+            bell: OnceCell::new(),
+            deferred: made.deferred,
+            cancel_flags: if made.skip_success {
+                squeue::Flags::SKIP_SUCCESS
+            } else {
+                squeue::Flags::empty()
+            },
+            syscalls: made.syscalls + 1,
+            one_thread: PhantomData,
+        };
+        while let Err(error) = uring.arm_waker() {
+            // EINVAL is what a kernel without multishot polls says to one.
+            if error.raw_os_error() != Some(libc::EINVAL) || !uring.waker.step_down() {
+                return Err(error);
+            }
+        }
+        Ok(uring)
+    }
+
+    /// Arms the waker of a new ring: the trial enter.
+    fn arm_waker(&mut self) -> io::Result<()> {
+        self.push(self.waker.arm().user_data(WAKER));
+        self.syscalls += 1;
+        self.ring.reap()?;
+        // Nobody can have woken it yet: a completion is a refusal.
+        match self.ring.completions().next() {
+            Some(refusal) if refusal.result() < 0 => Err(io::Error::from_raw_os_error(-refusal.result())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Queues an entry behind all others.
+    ///
+    /// What it points to must stay valid until its completion: `submit` has its caller's promise, and the entries made
+    /// here (polls, cancels) point to nothing.
+    fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() {
+            // SAFETY: by this function's precondition, here and below.
+            if unsafe { self.ring.push(&entry) } {
+                return;
+            }
+            self.flush();
+            // SAFETY: as above.
+            if unsafe { self.ring.push(&entry) } {
+                return;
+            }
+        }
+        self.backlog.push_back(entry);
+    }
+
+    /// Hands over what is queued, without waiting. Where the kernel takes nothing, `wait` will try again and report
+    /// the error if it lasts.
+    fn flush(&mut self) {
+        // Where completions have overflown, old kernels refuse (EBUSY) and new ones let their list grow without end.
+        if self.ring.pending() > 0 && !self.ring.overflown() {
+            self.syscalls += 1;
+            let _ = self.ring.submit();
+        }
+    }
+
+    /// Moves the backlog into the queue, as far as there is room.
+    fn refill(&mut self) {
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: what was `push`ed may be submitted.
+            if !unsafe { self.ring.push(entry) } {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Hands over what is queued and brings completions forth; sleeps, if `sleep` says how long, where there are none
+    /// yet. How many entries the kernel took.
+    fn enter(&mut self, sleep: Option<Option<Duration>>) -> io::Result<u32> {
+        let sleep = sleep.filter(|_| self.ring.completions().is_empty());
+        if sleep.is_none() && self.ring.pending() == 0 && !self.ring.due() {
+            return Ok(0);
+        }
+        self.syscalls += 1;
+        let result = match sleep {
+            Some(timeout) => self.ring.sleep(timeout),
+            None => self.ring.reap(),
+        };
+        match result {
+            Ok(taken) => Ok(taken),
+            Err(error) => match error.raw_os_error() {
+                // The time is over, a signal came, or there is no room or memory at the moment.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(0),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Reads the completion queue to its end. What has to go to the kernel once more is put on the backlog, and how
+    /// many were read is returned.
+    fn drain(&mut self, done: &mut Completions) -> usize {
+        let Uring { ring, backlog, slots, waker, syscalls, .. } = self;
+        let completions = ring.completions();
+        let count = completions.len();
+        for completion in completions {
+            match completion.user_data() {
+                CANCEL => {}
+                WAKER => {
+                    if !cqueue::more(completion.flags()) {
+                        waker.clear(syscalls);
+                        backlog.push_back(waker.arm().user_data(WAKER));
+                    }
+                }
+                name => {
+                    let id = OpId::from_bits(name);
+                    let slot = &mut slots[id.index as usize];
+                    debug_assert!(slot.generation == id.generation && slot.stage != Stage::Free);
+                    match slot.settle(completion.result(), syscalls) {
+                        Ok(result) => done.push(id, result),
+                        Err(entry) => backlog.push_back(entry.user_data(name)),
+                    }
+                }
+            }
+        }
+        count
+    }
+}
+
+impl Slot {
+    /// Takes note of a completion from the ring: the operation's result, or the entry with which it goes on.
+    fn settle(&mut self, result: i32, syscalls: &mut u64) -> Result<i32, squeue::Entry> {
+        let result = match self.next(result) {
+            Next::Done(result) => Some(result),
+            Next::Again => {
+                // SAFETY: the operation has not completed, so its submitter's promise holds.
+                return Err(unsafe { sqe::entry(&self.request) });
+            }
+            // SAFETY: as above.
+            Next::Attempt { resumed } => unsafe { attempt(&self.request, resumed, syscalls) },
+            Next::Poll => None,
+        };
+        match result {
+            Some(result) => {
+                self.stage = Stage::Free;
+                Ok(result)
+            }
+            None => {
+                self.stage = Stage::Polling;
+                Err(readiness(&self.request))
+            }
+        }
+    }
+
+    fn next(&self, result: i32) -> Next {
+        let ready = matches!(self.request.kind().describe().elsewhere, Elsewhere::Ready(_));
+        match (self.stage, -result) {
+            (Stage::Native, _) if result >= 0 => Next::Done(result),
+            // The number is free, whatever else went wrong.
+            (Stage::Native, libc::EINTR) if matches!(self.request, Request::Close { .. }) => Next::Done(0),
+            // These transferred nothing, so this is true.
+            (_, libc::EINTR | libc::EAGAIN) if self.cancelled => Next::Done(-libc::ECANCELED),
+            (Stage::Polling, _) if self.cancelled => Next::Done(-libc::ECANCELED),
+            (Stage::Polling, _) if result >= 0 => Next::Attempt { resumed: true },
+            (Stage::Polling, libc::EINTR | libc::EAGAIN) => Next::Poll,
+            // The connection was reset before anybody accepted it: there may be another one behind it.
+            (_, libc::ECONNABORTED) if matches!(self.request, Request::Accept { .. }) => {
+                if self.cancelled {
+                    Next::Done(-libc::ECANCELED)
+                } else {
+                    Next::Again
+                }
+            }
+            // A Unix listener's queue is full, and no event will tell when it is not. BSD's word for it.
+            (_, libc::EAGAIN) if matches!(self.request, Request::Connect { .. }) => {
+                Next::Done(-libc::ECONNREFUSED)
+            }
+            // Begun, and going on by itself.
+            (_, libc::EINTR | libc::EINPROGRESS | libc::EALREADY)
+                if matches!(self.request, Request::Connect { .. }) =>
+            {
+                Next::Poll
+            }
+            // An old kernel did not want to wait on a non-blocking descriptor.
+            (_, libc::EAGAIN) if ready => Next::Poll,
+            (_, libc::EINTR) if ready => Next::Attempt { resumed: false },
+            (_, libc::EINTR | libc::EAGAIN) => Next::Again,
+            _ => Next::Done(result),
+        }
+    }
+}
+
+/// The poll for what a request would wait for.
+fn readiness(request: &Request) -> squeue::Entry {
+    let (Some(handle), Some(direction)) = (request.handle(), request.direction()) else {
+        unreachable!("{:?} never blocks", request.kind())
+    };
+    let mut events = direction.events();
+    // Urgent data lets no ordinary call go on; a poll that reported it would complete again and again.
+    if !matches!(*request, Request::Recv { flags, .. } | Request::RecvMsg { flags, .. } if flags & libc::MSG_OOB != 0)
+    {
+        events &= !(libc::POLLPRI as u16);
+    }
+    sqe::poll(handle.fd, events)
+}
+
+impl Backend for Uring {
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+
+    /// [`Unsupported`](Support::Unsupported) for what the loop carries out itself.
+    fn support(&self, kind: Kind) -> Support {
+        self.ways[kind as usize]
+    }
+
+    unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted {
+        let (stage, entry) = match self.support(request.kind()) {
+            // SAFETY: passed on from this function's own contract.
+            Support::Native => (Stage::Native, unsafe { sqe::entry(request) }),
+            way => {
+                if way == Support::Direct {
+                    // What was asked for before a shutdown or a close is to happen before it.
+                    self.flush();
+                }
+                // SAFETY: passed on from this function's own contract.
+                match unsafe { attempt(request, false, &mut self.syscalls) } {
+                    Some(result) => return Submitted::Done(result),
+                    None => (Stage::Polling, readiness(request)),
+                }
+            }
+        };
+        let index = id.index as usize;
+        let slot = Slot { request: *request, generation: id.generation, stage, cancelled: false };
+        if index < self.slots.len() {
+            debug_assert!(self.slots[index].stage == Stage::Free, "{id:?} meets an operation in flight");
+            self.slots[index] = slot;
+        } else {
+            let free = || Slot { request: Request::Nop, generation: 0, stage: Stage::Free, cancelled: false };
+            self.slots.resize_with(index, free);
+            self.slots.push(slot);
+        }
+        self.push(entry.user_data(id.to_bits()));
+        Submitted::Pending(0)
+    }
+
+    fn cancel(&mut self, id: OpId, _word: u32, _request: &Request) {
+        let slot = &mut self.slots[id.index as usize];
+        debug_assert!(
+            slot.generation == id.generation && slot.stage != Stage::Free,
+            "{id:?} is not in flight"
+        );
+        slot.cancelled = true;
+        let entry = opcode::AsyncCancel::new(id.to_bits()).build().flags(self.cancel_flags).user_data(CANCEL);
+        // Behind its target, which the kernel therefore knows when the cancel arrives.
+        self.push(entry);
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()> {
+        let before = done.len();
+        loop {
+            self.refill();
+            let last = self.backlog.is_empty();
+            let sleep = last && done.len() == before && timeout != Some(Duration::ZERO);
+            let taken = self.enter(sleep.then_some(timeout))?;
+            let read = self.drain(done);
+            if last || (taken == 0 && read == 0) {
+                break;
+            }
+        }
+        // What goes on (a waker to arm, a poll to wait for) is with the kernel before anybody polls from outside. Rare.
+        if !self.backlog.is_empty() {
+            self.refill();
+            self.flush();
+        }
+        if let Some(Some(bell)) = self.bell.get() {
+            bell.reset(&self.ring, !self.backlog.is_empty(), &mut self.syscalls)?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        monotonic_now()
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.handle()
+    }
+
+    /// From the first call on, every wait costs three more system calls (see [`bell`]). What was submitted since the
+    /// last wait is not with the kernel yet: wait (with a time-out of zero) before polling it.
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        if !self.deferred {
+            return Some(self.ring.fd());
+        }
+        self.bell.get_or_init(|| Bell::new(&self.ring).ok()).as_ref().map(Bell::fd)
+    }
+
+    fn syscalls(&self) -> u64 {
+        self.syscalls
+    }
+}

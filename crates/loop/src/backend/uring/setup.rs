@@ -1,0 +1,165 @@
+//! Making a ring: as modern as the kernel allows, and stepping down rather than giving up.
+
+use std::io;
+
+use io_uring::{IoUring, Probe, opcode};
+
+use super::ring::Ring;
+use crate::operation::{Elsewhere, OPERATIONS, Support};
+
+/// How to make a [`Uring`](super::Uring).
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// How many submissions fit before they are handed to the kernel early. Rounded up to a power of two.
+    pub(crate) entries: u32,
+    /// How many completions fit before the kernel has to put some aside. At least `entries`.
+    pub(crate) cq_entries: Option<u32>,
+    /// Opcodes that are treated as if this kernel did not know them.
+    pub(crate) without: Opcodes,
+    /// How many of the [`STEPS`] to pass over, as an older kernel would. On the last one, what came after 5.12
+    /// (multishot polls, completions skipped) is not used either.
+    pub(crate) skip_steps: usize,
+}
+
+impl Default for Options {
+    /// 256 submissions (16 KiB) and 4096 completions (64 KiB): room for many inline completions of one tick.
+    fn default() -> Options {
+        Options { entries: 256, cq_entries: Some(4096), without: Opcodes::default(), skip_steps: 0 }
+    }
+}
+
+/// A set of opcodes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Opcodes([u64; 4]);
+
+impl Opcodes {
+    /// This set and one more.
+    pub(crate) fn with(mut self, code: u8) -> Opcodes {
+        self.0[usize::from(code / 64)] |= 1 << (code % 64);
+        self
+    }
+
+    /// Whether the set has it.
+    pub(crate) fn contains(&self, code: u8) -> bool {
+        self.0[usize::from(code / 64)] & (1 << (code % 64)) != 0
+    }
+}
+
+/// One way to ask for a ring.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Step {
+    /// 6.6: and without the index array between queue and entries.
+    NoArray,
+    /// 6.1: one thread submits, and completion work runs only when that thread asks for completions.
+    Deferred,
+    /// 5.19: completion work waits for the thread's next system call instead of interrupting it.
+    Cooperative,
+    /// 5.18: a bad entry does not hold up the ones behind it.
+    SubmitAll,
+    /// 5.11, the oldest kernel that can wait with a time-out without spending an entry on it.
+    Plain,
+}
+
+/// From the newest to the oldest. A kernel says `EINVAL` to flags that it does not know.
+pub(super) const STEPS: [Step; 5] =
+    [Step::NoArray, Step::Deferred, Step::Cooperative, Step::SubmitAll, Step::Plain];
+
+/// What the kernel hands to a thread of its own, always: that costs three times the plain call, which does not block
+/// either, and the thread stays around for seconds.
+const PUNTED: [u8; 1] = [opcode::Shutdown::CODE];
+
+/// Below this many entries a ring is not worth having.
+const FLOOR: u32 = 8;
+
+/// Tries `build(step, entries, cq_entries)` until one succeeds: an older step after `EINVAL`, half the size after
+/// `ENOMEM` (locked memory is limited on kernels before 5.12). Any other error is final, and so is the last one.
+pub(super) fn step_down<T>(
+    options: &Options,
+    mut build: impl FnMut(Step, u32, Option<u32>) -> io::Result<T>,
+) -> io::Result<(T, Step)> {
+    let mut steps = STEPS[options.skip_steps.min(STEPS.len() - 1)..].iter();
+    let mut step = *steps.next().expect("at least one is left");
+    let mut entries = options.entries.max(1);
+    let mut cq_entries = options.cq_entries.map(|count| count.max(entries));
+    loop {
+        let error = match build(step, entries, cq_entries) {
+            Ok(ring) => return Ok((ring, step)),
+            Err(error) => error,
+        };
+        match (error.raw_os_error(), steps.as_slice().first()) {
+            (Some(libc::EINVAL), Some(&older)) => {
+                step = older;
+                steps.next();
+            }
+            (Some(libc::ENOMEM), _) if entries > FLOOR => {
+                entries = (entries / 2).max(FLOOR);
+                cq_entries = cq_entries.map(|count| (count / 2).max(entries));
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+fn build(step: Step, entries: u32, cq_entries: Option<u32>) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.dontfork().setup_clamp();
+    if let Some(count) = cq_entries {
+        builder.setup_cqsize(count);
+    }
+    if step <= Step::SubmitAll {
+        builder.setup_submit_all();
+    }
+    if step <= Step::Cooperative {
+        builder.setup_coop_taskrun().setup_taskrun_flag();
+    }
+    if step <= Step::Deferred {
+        builder.setup_single_issuer().setup_defer_taskrun();
+    }
+    if step <= Step::NoArray {
+        builder.setup_no_sqarray();
+    }
+    builder.build(entries)
+}
+
+/// A new ring and what can be done with it.
+pub(super) struct Setup {
+    pub(super) ring: Ring,
+    /// How each kind of operation is carried out.
+    pub(super) ways: [Support; OPERATIONS.len()],
+    /// Whether completion work is deferred.
+    pub(super) deferred: bool,
+    /// Whether to try a multishot poll (5.13).
+    pub(super) multishot: bool,
+    /// Whether successes can be kept silent (5.17).
+    pub(super) skip_success: bool,
+    /// How many system calls it took.
+    pub(super) syscalls: u64,
+}
+
+/// Makes a ring and asks the kernel which opcodes it has.
+pub(super) fn make(options: &Options) -> io::Result<Setup> {
+    let mut syscalls = 0;
+    let (io, step) = step_down(options, |step, entries, cq_entries| {
+        syscalls += 1;
+        build(step, entries, cq_entries)
+    })?;
+    let (nodrop, ext_arg) = (io.params().is_feature_nodrop(), io.params().is_feature_ext_arg());
+    let mut probe = Probe::new();
+    io.submitter().register_probe(&mut probe)?;
+    let has = |code: u8| probe.is_supported(code) && !options.without.contains(code);
+    let needed = [opcode::Nop::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE];
+    if !(nodrop && ext_arg && needed.into_iter().all(has)) {
+        // This kernel has io_uring, but not the one that is meant here.
+        return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+    }
+    let ways = std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
+        (Some(opcode), _) if has(opcode.code) && !PUNTED.contains(&opcode.code) => Support::Native,
+        (_, Elsewhere::Direct) => Support::Direct,
+        (_, Elsewhere::Ready(_) | Elsewhere::Wait) => Support::Readiness,
+        (_, Elsewhere::Loop) => Support::Unsupported,
+    });
+    let ring = Ring::new(io);
+    let skip_success = step < Step::Plain && ring.params().is_feature_skip_cqe_on_success();
+    let deferred = step <= Step::Deferred;
+    Ok(Setup { ring, ways, deferred, multishot: step < Step::Plain, skip_success, syscalls: syscalls + 2 })
+}

@@ -1,0 +1,90 @@
+//! The event loop of Towpath: operations in, completions out.
+//!
+//! An [operation](op) is a value: `recv(&socket, buf)`, `accept(&listener)`, `timer(d)`. A [`Loop`] carries it out on
+//! `io_uring`, `epoll` or `poll`, whichever the system has, with the same results, and there are four ways to wait for it:
+//!
+//! ```
+//! use std::time::Duration;
+//! use towpath_loop::{Loop, op};
+//!
+//! // Blocking style, on any thread.
+//! op::timer(Duration::from_millis(1)).wait()?;
+//!
+//! let loop_ = Loop::new()?;
+//! // Callback: later, on the loop's thread.
+//! loop_.submit(op::next_tick(), |_loop, outcome| assert!(outcome.is_ok()));
+//! loop_.run()?;
+//!
+//! // Pull: ask for the outcome when it suits.
+//! let ticket = loop_.start(op::timer(Duration::from_millis(1)));
+//! ticket.take()??;
+//!
+//! // Future, under any executor that drives the thread's loop.
+//! let future = async { op::next_tick().await };
+//! # drop(future);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! A borrowed buffer can only be waited for in place; the other three ways take the buffer and give it back. Every
+//! operation that was begun completes exactly once, whatever is cancelled or dropped; until then its memory stays with
+//! the loop.
+//!
+//! The crate knows nothing of tasks. A runtime makes `wait` suspend a task instead of blocking the thread by giving
+//! [`set_hook`] a [`Suspend`].
+
+mod addr;
+pub mod backend;
+mod buf;
+mod config;
+mod current;
+mod event;
+mod event_loop;
+mod fork;
+mod future;
+mod instant;
+mod mpsc;
+pub mod op;
+pub mod operation;
+mod pool;
+mod remote;
+mod slots;
+mod socket;
+mod stats;
+mod sync;
+mod ticket;
+mod timer;
+mod wait;
+
+pub use addr::SockAddr;
+pub use buf::{Failed, IoBuf, IoBufMut};
+pub use config::{BackendKind, Config};
+pub use current::set_hook;
+pub use event::Event;
+pub use event_loop::Loop;
+#[doc(hidden)]
+pub use event_loop::age_next_slot;
+pub use future::OpFuture;
+pub use instant::Instant;
+pub use operation::{OPERATIONS, OpId};
+pub use remote::{Closed, Remote};
+pub use socket::{Socket, Target};
+pub use stats::Stats;
+pub use ticket::Ticket;
+pub use wait::{Suspend, Wakeup};
+
+use std::io;
+
+/// Whether an error says that the operation was cancelled.
+///
+/// ```
+/// use towpath_loop::{Instant, Loop, is_canceled, op};
+///
+/// let loop_ = Loop::new()?;
+/// let id = loop_.submit(op::timer_at(Instant::NEVER), |_, outcome| assert!(is_canceled(&outcome.unwrap_err())));
+/// assert!(loop_.cancel(id));
+/// loop_.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn is_canceled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECANCELED)
+}

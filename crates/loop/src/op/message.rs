@@ -1,0 +1,400 @@
+//! Operations on messages: several buffers at once, and datagrams with an address.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use crate::addr::SockAddr;
+use crate::buf::{Failed, IoBuf, IoBufMut};
+use crate::operation::Request;
+use crate::socket::Target;
+
+/// The most buffers that one call takes on Linux (`IOV_MAX`). More are no error: the transfer is partial.
+const VECTORS_MAX: usize = 1024;
+
+/// A message header and one vector, at the place that a kernel reads them from.
+struct Header {
+    message: MaybeUninit<libc::msghdr>,
+    vector: libc::iovec,
+}
+
+impl Header {
+    const fn new() -> Header {
+        Header {
+            message: MaybeUninit::zeroed(),
+            vector: libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 },
+        }
+    }
+
+    /// A message of these vectors, to or from this address, if any.
+    fn fill(
+        &mut self,
+        vectors: (*mut libc::iovec, usize),
+        addr: Option<(*mut SockAddr, libc::socklen_t)>,
+    ) -> *mut libc::msghdr {
+        // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and lengths of zero.
+        let message = unsafe { self.message.assume_init_mut() };
+        message.msg_iov = vectors.0;
+        message.msg_iovlen = vectors.1 as _;
+        if let Some((addr, len)) = addr {
+            // `storage` is the first field.
+            message.msg_name = addr.cast();
+            message.msg_namelen = len;
+        }
+        self.message.as_mut_ptr()
+    }
+
+    /// A message of one buffer.
+    fn fill_one(
+        &mut self,
+        buf: *mut u8,
+        len: usize,
+        addr: (*mut SockAddr, libc::socklen_t),
+    ) -> *mut libc::msghdr {
+        self.vector = libc::iovec { iov_base: buf.cast(), iov_len: len };
+        let vector = &raw mut self.vector;
+        self.fill((vector, 1), Some(addr))
+    }
+
+    fn name_len(&self) -> libc::socklen_t {
+        // SAFETY: zeroed at first, filled in at most.
+        unsafe { self.message.assume_init_ref() }.msg_namelen
+    }
+
+    fn flags(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { self.message.assume_init_ref() }.msg_flags
+    }
+}
+
+// SAFETY: the pointers are written by `start` and only mean something between `start` and `finish`, during which the
+// value does not move, to another thread least of all.
+unsafe impl Send for Header {}
+
+/// Several buffers, as [`IoBuf`] is one: borrowed slices, or a `Vec` of owned buffers.
+///
+/// # Safety
+/// As [`IoBuf`], for all of the buffers and for the array that describes them.
+pub unsafe trait IoVecs: Sized {
+    /// See [`IoBuf::Done`].
+    type Done;
+    /// See [`IoBuf::Error`].
+    type Error: From<io::Error> + Into<io::Error>;
+
+    /// The array that describes the buffers; made in `room` if there is none yet.
+    fn vectors(&mut self, room: &mut Vec<libc::iovec>) -> (*mut libc::iovec, usize);
+    /// See [`IoBuf::done`].
+    fn done(self, n: usize) -> Self::Done;
+    /// See [`IoBuf::failed`].
+    fn failed(self, n: usize, error: io::Error) -> Self::Error;
+}
+
+/// [`IoVecs`] that may be written to.
+///
+/// # Safety
+/// As [`IoBufMut`], for all of the buffers.
+pub unsafe trait IoVecsMut: IoVecs {}
+
+macro_rules! borrowed_vectors {
+    ($type:ty) => {
+        // SAFETY: the borrow keeps the buffers alive for its lifetime; std promises that these slices have the layout
+        // of an `iovec`.
+        unsafe impl IoVecs for $type {
+            type Done = usize;
+            type Error = io::Error;
+            fn vectors(&mut self, _: &mut Vec<libc::iovec>) -> (*mut libc::iovec, usize) {
+                (self.as_ptr().cast_mut().cast(), self.len())
+            }
+            fn done(self, n: usize) -> usize {
+                n
+            }
+            fn failed(self, _: usize, error: io::Error) -> io::Error {
+                error
+            }
+        }
+    };
+}
+
+borrowed_vectors!(&[IoSlice<'_>]);
+borrowed_vectors!(&mut [IoSliceMut<'_>]);
+// SAFETY: the slices are exclusive borrows.
+unsafe impl IoVecsMut for &mut [IoSliceMut<'_>] {}
+
+// SAFETY: the vector owns its buffers, each an `IoBuf` that stays where it is while the vector is left alone.
+unsafe impl<B: IoBufMut> IoVecs for Vec<B> {
+    type Done = (usize, Self);
+    type Error = Failed<Self>;
+    fn vectors(&mut self, room: &mut Vec<libc::iovec>) -> (*mut libc::iovec, usize) {
+        room.clear();
+        room.extend(self.iter_mut().map(|buf| {
+            let (base, len) = buf.bytes_mut();
+            libc::iovec { iov_base: base.cast(), iov_len: len }
+        }));
+        (room.as_mut_ptr(), room.len())
+    }
+    fn done(self, n: usize) -> (usize, Self) {
+        (n, self)
+    }
+    fn failed(self, n: usize, error: io::Error) -> Failed<Self> {
+        Failed { error, transferred: n, buf: Some(self) }
+    }
+}
+
+// SAFETY: as above, and the buffers may be written.
+unsafe impl<B: IoBufMut> IoVecsMut for Vec<B> {}
+
+macro_rules! vectored {
+    (
+        $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident; $request:ident
+    ) => {
+        $(#[$struct_doc])*
+        #[must_use = "operations do nothing until they are submitted or waited for"]
+        pub struct $type<'s, V> {
+            target: Target<'s>,
+            buffers: V,
+            room: Vec<libc::iovec>,
+            header: Header,
+            flags: i32,
+            options: Options,
+        }
+
+        $(#[$fn_doc])*
+        pub fn $name<'s, V: $bound>(target: impl Into<Target<'s>>, buffers: V) -> $type<'s, V> {
+            let (room, header) = (Vec::new(), Header::new());
+            $type { target: target.into(), buffers, room, header, flags: 0, options: Options::NONE }
+        }
+
+        impl<V: $bound> $type<'_, V> {
+            limits!();
+
+            /// The flags (`MSG_*`) of the system call.
+            pub fn flags(mut self, flags: i32) -> Self {
+                self.flags = flags;
+                self
+            }
+        }
+
+        impl<V> fmt::Debug for $type<'_, V> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($type)).field("target", &self.target).finish_non_exhaustive()
+            }
+        }
+
+        // SAFETY: the request points to the header in `self`, that to the vectors, those to the buffers, which by
+        // `IoVecs` stay valid while `self` is left alone; `target` keeps the descriptor open.
+        unsafe impl<V: $bound> Operation for $type<'_, V> {
+            type Output = Result<V::Done, V::Error>;
+            fn options(&self) -> Options {
+                self.options
+            }
+            fn start(&mut self, _: &Begin<'_>) -> Started {
+                let handle = match self.target.handle() {
+                    Ok(handle) => handle,
+                    Err(errno) => return Started::failed(errno),
+                };
+                let (vectors, count) = self.buffers.vectors(&mut self.room);
+                let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), None);
+                Started::Request(Request::$request { handle, msg, flags: self.flags })
+            }
+            fn finish(self, outcome: Outcome) -> Self::Output {
+                match outcome.bytes() {
+                    (n, Ok(())) => Ok(self.buffers.done(n)),
+                    (n, Err(error)) => Err(self.buffers.failed(n, error)),
+                }
+            }
+        }
+
+        impl<V: $bound + 'static> Detach for $type<'_, V> {
+            type Owned = $type<'static, V>;
+            fn detach(self) -> $type<'static, V> {
+                let $type { target, buffers, room, header, flags, options } = self;
+                $type { target: target.detach(), buffers, room, header, flags, options }
+            }
+        }
+
+        ways_to_wait!($type<'s, V: $bound> => $type<'static, V>);
+    };
+}
+
+vectored! {
+    /// A receive into several buffers: see [`recv_vectored`].
+    RecvVectored<IoVecsMut>;
+    /// Receives into several buffers, filling one after the other; the outcome is the number of bytes. Of more than
+    /// 1024 buffers, the first 1024 are used.
+    ///
+    /// io_uring: `IORING_OP_RECVMSG` (5.3); elsewhere `recvmsg(2)`, and readiness to read.
+    recv_vectored; RecvMsg
+}
+
+vectored! {
+    /// A send from several buffers: see [`send_vectored`].
+    SendVectored<IoVecs>;
+    /// Sends several buffers, one after the other; the outcome is the number of bytes. Of more than 1024 buffers, the
+    /// first 1024 are used.
+    ///
+    /// io_uring: `IORING_OP_SENDMSG` (5.3); elsewhere `sendmsg(2)`, and readiness to write.
+    send_vectored; SendMsg
+}
+
+/// A datagram that was received.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Datagram<D> {
+    /// The number of bytes, and an owned buffer.
+    pub received: D,
+    /// Who sent it.
+    pub from: SockAddr,
+    /// Whether it was longer than the buffer: the rest is lost.
+    pub truncated: bool,
+}
+
+/// A receive of a datagram: see [`recv_from`].
+#[must_use = "operations do nothing until they are submitted or waited for"]
+pub struct RecvFrom<'s, B> {
+    target: Target<'s>,
+    buf: B,
+    addr: SockAddr,
+    header: Header,
+    flags: i32,
+    options: Options,
+}
+
+/// Receives a datagram and its sender's address.
+///
+/// io_uring: `IORING_OP_RECVMSG` (5.3); elsewhere `recvmsg(2)`, and readiness to read.
+pub fn recv_from<'s, B: IoBufMut>(target: impl Into<Target<'s>>, buf: B) -> RecvFrom<'s, B> {
+    let (addr, header) = (SockAddr::empty(), Header::new());
+    RecvFrom { target: target.into(), buf, addr, header, flags: 0, options: Options::NONE }
+}
+
+impl<B: IoBufMut> RecvFrom<'_, B> {
+    limits!();
+
+    /// The flags (`MSG_*`) of the system call.
+    pub fn flags(mut self, flags: i32) -> Self {
+        self.flags = flags;
+        self
+    }
+}
+
+impl<B> fmt::Debug for RecvFrom<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvFrom").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the request points to the header and address in `self`, and to the buffer, which by `IoBuf` stays valid while
+// `self` is left alone; `target` keeps the descriptor open.
+unsafe impl<B: IoBufMut> Operation for RecvFrom<'_, B> {
+    type Output = Result<Datagram<B::Done>, B::Error>;
+    fn options(&self) -> Options {
+        self.options
+    }
+    fn start(&mut self, _: &Begin<'_>) -> Started {
+        let handle = match self.target.handle() {
+            Ok(handle) => handle,
+            Err(errno) => return Started::failed(errno),
+        };
+        let (buf, len) = self.buf.bytes_mut();
+        let room = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        let msg = self.header.fill_one(buf, len, (&raw mut self.addr, room));
+        Started::Request(Request::RecvMsg { handle, msg, flags: self.flags })
+    }
+    fn finish(mut self, outcome: Outcome) -> Self::Output {
+        match outcome.bytes() {
+            (n, Ok(())) => {
+                self.addr.len = self.header.name_len();
+                let truncated = self.header.flags() & libc::MSG_TRUNC != 0;
+                Ok(Datagram { received: self.buf.done(n), from: self.addr, truncated })
+            }
+            (n, Err(error)) => Err(self.buf.failed(n, error)),
+        }
+    }
+}
+
+impl<B: IoBufMut + 'static> Detach for RecvFrom<'_, B> {
+    type Owned = RecvFrom<'static, B>;
+    fn detach(self) -> RecvFrom<'static, B> {
+        let RecvFrom { target, buf, addr, header, flags, options } = self;
+        RecvFrom { target: target.detach(), buf, addr, header, flags, options }
+    }
+}
+
+ways_to_wait!(RecvFrom<'s, B: IoBufMut> => RecvFrom<'static, B>);
+
+/// A send of a datagram: see [`send_to`].
+#[must_use = "operations do nothing until they are submitted or waited for"]
+pub struct SendTo<'s, B> {
+    target: Target<'s>,
+    buf: B,
+    addr: SockAddr,
+    header: Header,
+    flags: i32,
+    options: Options,
+}
+
+/// Sends a datagram to an address.
+///
+/// io_uring: `IORING_OP_SENDMSG` (5.3); elsewhere `sendmsg(2)`, and readiness to write.
+pub fn send_to<'s, B: IoBuf>(
+    target: impl Into<Target<'s>>,
+    buf: B,
+    addr: impl Into<SockAddr>,
+) -> SendTo<'s, B> {
+    let (addr, header) = (addr.into(), Header::new());
+    SendTo { target: target.into(), buf, addr, header, flags: 0, options: Options::NONE }
+}
+
+impl<B: IoBuf> SendTo<'_, B> {
+    limits!();
+
+    /// The flags (`MSG_*`) of the system call.
+    pub fn flags(mut self, flags: i32) -> Self {
+        self.flags = flags;
+        self
+    }
+}
+
+impl<B> fmt::Debug for SendTo<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendTo")
+            .field("target", &self.target)
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: as for `RecvFrom`; a send only reads.
+unsafe impl<B: IoBuf> Operation for SendTo<'_, B> {
+    type Output = Result<B::Done, B::Error>;
+    fn options(&self) -> Options {
+        self.options
+    }
+    fn start(&mut self, _: &Begin<'_>) -> Started {
+        let handle = match self.target.handle() {
+            Ok(handle) => handle,
+            Err(errno) => return Started::failed(errno),
+        };
+        let (buf, len) = self.buf.bytes();
+        let msg = self.header.fill_one(buf.cast_mut(), len, (&raw mut self.addr, self.addr.len));
+        Started::Request(Request::SendMsg { handle, msg, flags: self.flags })
+    }
+    fn finish(self, outcome: Outcome) -> Self::Output {
+        match outcome.bytes() {
+            (n, Ok(())) => Ok(self.buf.done(n)),
+            (n, Err(error)) => Err(self.buf.failed(n, error)),
+        }
+    }
+}
+
+impl<B: IoBuf + 'static> Detach for SendTo<'_, B> {
+    type Owned = SendTo<'static, B>;
+    fn detach(self) -> SendTo<'static, B> {
+        let SendTo { target, buf, addr, header, flags, options } = self;
+        SendTo { target: target.detach(), buf, addr, header, flags, options }
+    }
+}
+
+ways_to_wait!(SendTo<'s, B: IoBuf> => SendTo<'static, B>);

@@ -1,0 +1,228 @@
+//! Operations: what a loop can be asked to do, as values.
+//!
+//! A function builds one, methods adjust it (`.timeout(d)`, `.deadline(t)`, `.all(true)`), and then it is handed to
+//! one of four ways to wait, which are the same for all of them:
+//!
+//! | | | buffers |
+//! |---|---|---|
+//! | callback | [`Loop::submit`](crate::Loop::submit)`(op, \|loop_, outcome\| …)` | owned |
+//! | pull | [`Loop::start`](crate::Loop::start)`(op)`, and the outcome from the [`Ticket`](crate::Ticket) | owned |
+//! | blocking | `op.wait()`, in a task or on a plain thread | borrowed or owned |
+//! | future | `op.await` | owned |
+//!
+//! A time-out counts from where it is set. An operation that ends by it fails with `TimedOut`; one that was
+//! cancelled fails with an error that [`is_canceled`](crate::is_canceled) recognises; a result that came first is
+//! kept in either case. Bytes are never both reported as not transferred and gone.
+//!
+//! # A borrowed buffer cannot outlive its call
+//! ```compile_fail
+//! # use towpath_loop::{Loop, Socket, op};
+//! fn lend(loop_: &Loop, socket: &Socket) {
+//!     let mut buf = [0; 64];
+//!     loop_.submit(op::recv(socket, &mut buf[..]), |_, _| ());
+//! }
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event_loop::forked;
+use crate::instant::Instant;
+use crate::operation::{OpId, Request};
+use crate::remote::Shared;
+
+mod control;
+mod message;
+mod outside;
+mod transfer;
+
+pub use control::{
+    Accept, Bind, Close, Connect, Listen, NewSocket, NextTick, Poll, Shutdown, Timer, accept, bind, close,
+    connect, listen, next_tick, poll, shutdown, socket, timer, timer_at,
+};
+pub use message::{
+    Datagram, IoVecs, IoVecsMut, RecvFrom, RecvVectored, SendTo, SendVectored, recv_from, recv_vectored,
+    send_to, send_vectored,
+};
+pub(crate) use outside::notified;
+pub use outside::{Blocking, JobError, Notified, blocking};
+pub use transfer::{Recv, Send, recv, send};
+
+/// An operation, ready to be handed to a loop. Implemented by the types of this module only.
+///
+/// # Safety
+/// After `start` the value is neither moved nor used until `finish`, and `start` is called at most once: addresses
+/// into it may be in the kernel's hands. Whoever implements it sees to it that all it lets the request point to is
+/// owned by the value or borrowed for its lifetime, the descriptor included.
+pub unsafe trait Operation: Sized {
+    /// What comes of it.
+    type Output;
+
+    #[doc(hidden)]
+    fn options(&self) -> Options;
+    #[doc(hidden)]
+    fn start(&mut self, begin: &Begin<'_>) -> Started;
+    #[doc(hidden)]
+    fn finish(self, outcome: Outcome) -> Self::Output;
+
+    /// Carries it out and waits for it: suspends the current task, or on a plain thread blocks it.
+    ///
+    /// Cancel-safe: where the task is cancelled meanwhile, the operation is cancelled and awaited, and a result that
+    /// came all the same is returned.
+    ///
+    /// # Errors
+    /// Besides the operation's own: [`is_canceled`](crate::is_canceled) if the current task is; `ResourceDeadlock`
+    /// inside a callback of the loop that this thread would have to drive; the errors of
+    /// [`Loop::new`](crate::Loop::new) if the thread has no loop and none can be made.
+    fn wait(mut self) -> Self::Output {
+        let outcome = crate::wait::wait(self.options(), |begin| self.start(begin));
+        self.finish(outcome)
+    }
+}
+
+/// An [`Operation`] that holds no borrow, or can do without: it may outlive the call that begins it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` borrows, so it can only be waited for in place",
+    label = "holds a borrowed buffer",
+    note = "use `.wait()`, or give the operation an owned buffer (`Vec<u8>`, `Box<[u8]>`, …)"
+)]
+pub trait Detach: Operation {
+    /// The same operation without borrows.
+    type Owned: Operation<Output = Self::Output> + 'static;
+
+    #[doc(hidden)]
+    fn detach(self) -> Self::Owned;
+}
+
+/// What all operations can be asked beside what they are.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub(crate) deadline: Instant,
+    pub(crate) all: bool,
+}
+
+impl Options {
+    pub(crate) const NONE: Options = Options { deadline: Instant::NEVER, all: false };
+
+    /// The earlier of two deadlines counts, so that an outer limit can be put on an operation that has one.
+    pub(crate) fn limit(&mut self, deadline: Instant) {
+        self.deadline = self.deadline.min(deadline);
+    }
+}
+
+/// What an operation may know when it begins.
+#[doc(hidden)]
+pub struct Begin<'a> {
+    pub(crate) id: OpId,
+    pub(crate) shared: &'a Arc<Shared>,
+}
+
+/// What an operation turned out to be.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub enum Started {
+    /// Something for the backend or the loop.
+    Request(Request),
+    /// Over before it began, with this result.
+    Done(i32),
+    /// The end of a descriptor that others are using.
+    CloseShared { identity: u64 },
+}
+
+impl Started {
+    pub(crate) fn failed(errno: i32) -> Started {
+        Started::Done(-errno)
+    }
+}
+
+/// How an operation ended, in the kernel's terms.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub(crate) result: i32,
+    /// What an `all` transfer had moved before the last step.
+    pub(crate) progress: usize,
+}
+
+impl Outcome {
+    /// No kernel returns this: the loop is a forked child's.
+    pub(crate) const FORKED: i32 = i32::MIN;
+
+    pub(crate) fn error(errno: i32) -> Outcome {
+        Outcome { result: -errno, progress: 0 }
+    }
+
+    /// The value, or the error.
+    pub(crate) fn value(self) -> io::Result<i32> {
+        match self.result {
+            Outcome::FORKED => Err(forked()),
+            result if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+            result => Ok(result),
+        }
+    }
+
+    /// The bytes moved, and the error if there was one.
+    pub(crate) fn bytes(self) -> (usize, io::Result<()>) {
+        match self.value() {
+            Ok(n) => (self.progress + n as usize, Ok(())),
+            Err(error) => (self.progress, Err(error)),
+        }
+    }
+}
+
+/// The methods that set a limit, for a builder with a field `options`.
+macro_rules! limits {
+    () => {
+        /// Ends the operation with `TimedOut` if it takes longer than `duration`, counted from this call.
+        /// Of several limits the earliest counts.
+        pub fn timeout(self, duration: ::std::time::Duration) -> Self {
+            self.deadline(crate::Instant::now() + duration)
+        }
+
+        /// Ends the operation with `TimedOut` if it is not over at `deadline`. Of several limits the earliest counts.
+        pub fn deadline(mut self, deadline: crate::Instant) -> Self {
+            self.options.limit(deadline);
+            self
+        }
+    };
+}
+
+/// `.wait()` and `.await` for a builder: the first without importing a trait, the second through its owned form.
+macro_rules! ways_to_wait {
+    ($type:ident => $owned:ty) => {
+        crate::op::ways_to_wait!(@ [] $type [] => $owned);
+    };
+    ($type:ident<$life:lifetime> => $owned:ty) => {
+        crate::op::ways_to_wait!(@ [$life] $type<$life> [] => $owned);
+    };
+    ($type:ident<$life:lifetime, $param:ident: $bound:path> => $owned:ty) => {
+        crate::op::ways_to_wait!(@ [$life, $param: $bound] $type<$life, $param> [$param: 'static] => $owned);
+    };
+    (@ [$($generics:tt)*] $type:ty [$($owned_if:tt)*] => $owned:ty) => {
+        impl<$($generics)*> $type {
+            /// Carries it out and waits for it: see [`Operation::wait`](crate::op::Operation::wait).
+            pub fn wait(self) -> <Self as crate::op::Operation>::Output {
+                crate::op::Operation::wait(self)
+            }
+        }
+
+        impl<$($generics)*> ::std::future::IntoFuture for $type where $($owned_if)* {
+            type Output = <Self as crate::op::Operation>::Output;
+            type IntoFuture = crate::future::OpFuture<$owned>;
+
+            /// Begins when first polled, on the polling thread's current loop.
+            fn into_future(self) -> Self::IntoFuture {
+                crate::future::OpFuture::new(crate::op::Detach::detach(self))
+            }
+        }
+    };
+}
+
+pub(crate) use {limits, ways_to_wait};
+
+/// The deadline `duration` from now.
+pub(crate) fn after(duration: Duration) -> Instant {
+    Instant::now() + duration
+}

@@ -1,0 +1,108 @@
+//! Operations on one buffer.
+
+use std::io;
+
+use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use crate::buf::{IoBuf, IoBufMut};
+use crate::operation::Request;
+use crate::socket::Target;
+
+macro_rules! transfer {
+    (
+        $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident;
+        |$buf:ident| $bytes:expr; $request:ident
+    ) => {
+        $(#[$struct_doc])*
+        #[derive(Debug)]
+        #[must_use = "operations do nothing until they are submitted or waited for"]
+        pub struct $type<'s, B> {
+            target: Target<'s>,
+            buf: B,
+            flags: i32,
+            options: Options,
+        }
+
+        $(#[$fn_doc])*
+        pub fn $name<'s, B: $bound>(target: impl Into<Target<'s>>, buf: B) -> $type<'s, B> {
+            $type { target: target.into(), buf, flags: 0, options: Options::NONE }
+        }
+
+        impl<B: $bound> $type<'_, B> {
+            limits!();
+
+            /// Goes on until the whole buffer is transferred, the stream ends, or there is an error. A limit covers
+            /// the whole transfer.
+            pub fn all(mut self, all: bool) -> Self {
+                self.options.all = all;
+                self
+            }
+
+            /// The flags (`MSG_*`) of the system call.
+            pub fn flags(mut self, flags: i32) -> Self {
+                self.flags = flags;
+                self
+            }
+
+            /// [Waits](Operation::wait), and tells how many bytes were transferred also where it failed.
+            pub fn wait_counted(mut self) -> (usize, io::Result<()>) {
+                crate::wait::wait(self.options, |begin| self.start(begin)).bytes()
+            }
+        }
+
+        // SAFETY: the request points to the buffer, which by `IoBuf` stays valid and nobody else's while `self` is
+        // left alone; `target` keeps the descriptor open.
+        unsafe impl<B: $bound> Operation for $type<'_, B> {
+            type Output = Result<B::Done, B::Error>;
+            fn options(&self) -> Options {
+                self.options
+            }
+            fn start(&mut self, _: &Begin<'_>) -> Started {
+                let handle = match self.target.handle() {
+                    Ok(handle) => handle,
+                    Err(errno) => return Started::failed(errno),
+                };
+                let $buf = &mut self.buf;
+                let (buf, len) = $bytes;
+                if len == 0 && self.options.all {
+                    return Started::Done(0);
+                }
+                Started::Request(Request::$request { handle, buf, len, flags: self.flags })
+            }
+            fn finish(self, outcome: Outcome) -> Self::Output {
+                match outcome.bytes() {
+                    (n, Ok(())) => Ok(self.buf.done(n)),
+                    (n, Err(error)) => Err(self.buf.failed(n, error)),
+                }
+            }
+        }
+
+        impl<B: $bound + 'static> Detach for $type<'_, B> {
+            type Owned = $type<'static, B>;
+            fn detach(self) -> $type<'static, B> {
+                $type { target: self.target.detach(), buf: self.buf, flags: self.flags, options: self.options }
+            }
+        }
+
+        ways_to_wait!($type<'s, B: $bound> => $type<'static, B>);
+    };
+}
+
+transfer! {
+    /// A receive: see [`recv`].
+    Recv<IoBufMut>;
+    /// Receives into a buffer, from its start; the outcome is the number of bytes, 0 at the end of a stream.
+    ///
+    /// io_uring: `IORING_OP_RECV` (5.6); elsewhere `recv(2)`, and readiness to read while there is nothing.
+    recv;
+    |buf| buf.bytes_mut(); Recv
+}
+
+transfer! {
+    /// A send: see [`send`].
+    Send<IoBuf>;
+    /// Sends from a buffer; the outcome is the number of bytes. A closed peer is an error (`BrokenPipe`), never a signal.
+    ///
+    /// io_uring: `IORING_OP_SEND` (5.6); elsewhere `send(2)`, and readiness to write while there is no room.
+    send;
+    |buf| buf.bytes(); Send
+}

@@ -1,0 +1,95 @@
+//! The threads that do what blocks, so that loops do not.
+//!
+//! One pool a process. Threads are started when a job finds none idle, up to a limit, and end when they have been
+//! idle for a while. Jobs beyond the limit queue.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// How long a thread waits for work before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+/// Small: what blocks is system calls, not recursion. Untouched stack costs nothing.
+const STACK: usize = 1 << 20;
+
+struct State {
+    queue: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+static POOL: Mutex<State> = Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 });
+static WORK: Condvar = Condvar::new();
+
+/// How many threads the pool may have: four for each CPU, as blocked threads use none, and no fewer than 64, so that
+/// a few jobs that wait for each other do not lock up.
+fn limit() -> usize {
+    std::thread::available_parallelism().map_or(64, |cpus| (cpus.get() * 4).max(64))
+}
+
+fn lock() -> MutexGuard<'static, State> {
+    // Jobs run outside the lock, and a panic of theirs is caught.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `job` on a thread of the pool.
+///
+/// # Errors
+/// The system's, if there is no thread at all and none can be started; the job is dropped unrun.
+pub(crate) fn run(job: Job) -> io::Result<()> {
+    let mut state = lock();
+    state.queue.push_back(job);
+    if state.idle >= state.queue.len() {
+        WORK.notify_one();
+        return Ok(());
+    }
+    if state.threads >= limit() {
+        return Ok(());
+    }
+    state.threads += 1;
+    drop(state);
+    let started = std::thread::Builder::new().name("towpath-blocking".into()).stack_size(STACK).spawn(work);
+    let Err(error) = started else { return Ok(()) };
+    let mut state = lock();
+    state.threads -= 1;
+    if state.threads > 0 {
+        // The threads that there are get to it in time.
+        return Ok(());
+    }
+    let stranded = std::mem::take(&mut state.queue);
+    drop(state);
+    // Dropping a job tells whoever waits for it.
+    drop(stranded);
+    Err(error)
+}
+
+fn work() {
+    let mut state = lock();
+    loop {
+        if let Some(job) = state.queue.pop_front() {
+            drop(state);
+            // A job reports its own panic; this is for the destructors of what it leaves behind.
+            drop(catch_unwind(AssertUnwindSafe(job)));
+            state = lock();
+            continue;
+        }
+        state.idle += 1;
+        let (guard, timeout) = WORK.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+        state = guard;
+        state.idle -= 1;
+        if timeout.timed_out() && state.queue.is_empty() {
+            state.threads -= 1;
+            return;
+        }
+    }
+}
+
+/// How many threads there are, and how many jobs wait for one.
+pub(crate) fn load() -> (usize, usize) {
+    let state = lock();
+    (state.threads, state.queue.len())
+}

@@ -1,0 +1,197 @@
+//! Cancellation: a request that every wait honours, until the task ends.
+//!
+//! A task is cancelled through its handle, or a part of it by a deadline around that part. Either way the waits inside
+//! fail with an error that [`is_canceled`](crate::is_canceled) recognises, again and again, so that the task finds its
+//! way out by ordinary error handling. Scopes form a chain on the task's stack, innermost first; a [`shield`] hides
+//! what is outside of it.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use towpath_loop::{Instant, Loop, OpId, op};
+
+use crate::context;
+use crate::task::Header;
+
+/// One link of the chain, in the frame of `timeout` or `shield`.
+pub(crate) struct Scope {
+    outer: *const Scope,
+    kind: Kind,
+}
+
+enum Kind {
+    Shield,
+    Deadline { at: Instant, fired: Cell<bool> },
+}
+
+/// Whether waits of `task`, which is the current one, fail now.
+pub(crate) fn is_canceled(task: &Header) -> bool {
+    let mut scope = task.local.scope.get();
+    while !scope.is_null() {
+        // SAFETY: scopes are in frames of the current task that have not returned: `with_scope` unlinks them.
+        let link = unsafe { &*scope };
+        match &link.kind {
+            Kind::Shield => return false,
+            Kind::Deadline { at, fired } => {
+                // A thread that blocks outside its loop sees no timer fire.
+                if fired.get() || (!task.has_stack() && Instant::now() >= *at) {
+                    return true;
+                }
+            }
+        }
+        scope = link.outer;
+    }
+    task.is_canceled()
+}
+
+/// The earliest deadline around the current wait of `task`, which is the current one.
+pub(crate) fn deadline(task: &Header) -> Instant {
+    let mut scope = task.local.scope.get();
+    let mut earliest = Instant::NEVER;
+    while !scope.is_null() {
+        // SAFETY: as in `is_canceled`.
+        let link = unsafe { &*scope };
+        match &link.kind {
+            Kind::Shield => break,
+            Kind::Deadline { at, .. } => earliest = earliest.min(*at),
+        }
+        scope = link.outer;
+    }
+    earliest
+}
+
+/// Runs `f` with a scope around it.
+fn with_scope<R>(kind: Kind, f: impl FnOnce(&Scope, &Header) -> R) -> R {
+    struct Unlink<'a>(&'a Header, *const Scope);
+    impl Drop for Unlink<'_> {
+        fn drop(&mut self) {
+            self.0.local.scope.set(self.1);
+        }
+    }
+    let task = context::current();
+    let scope = Scope { outer: task.local.scope.get(), kind };
+    // Unlinked when this frame is left, by a panic as well.
+    let _unlink = Unlink(&task, scope.outer);
+    task.local.scope.set(&raw const scope);
+    f(&scope, &task)
+}
+
+/// Runs `f` so that cancellation of the task, and deadlines outside, do not reach its waits: for clean-up that has to
+/// wait. What was cancelled meanwhile fails at the next wait after it.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use towpath::thread;
+/// towpath::shield(|| thread::sleep(Duration::from_millis(1)));
+/// ```
+pub fn shield<R>(f: impl FnOnce() -> R) -> R {
+    with_scope(Kind::Shield, |_, _| f())
+}
+
+/// The error's inside when a [`timeout`] or [`deadline`](deadline_at) passed.
+#[derive(Debug)]
+struct Elapsed(Option<Duration>);
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(duration) => write!(f, "timed out after {duration:?}"),
+            None => f.write_str("the deadline has passed"),
+        }
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+/// Runs `f`, and makes its waits fail once `duration` has passed.
+///
+/// If `f` then returns such a failure, the result is an error of kind `TimedOut` that names the duration. A success is
+/// kept even if it came late, and any other error is passed on. Deadlines nest: the one that fired turns the failure
+/// into its own error, and cancellation from outside passes through as what it is.
+///
+/// ```
+/// # use std::{io, time::Duration};
+/// use towpath::{thread, time::timeout};
+///
+/// let late = timeout(Duration::from_millis(1), || thread::try_sleep(Duration::from_secs(60)));
+/// assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+/// ```
+///
+/// # Errors
+/// `TimedOut`, and what `f` returns.
+pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    limit(Instant::now() + duration, Some(duration), f)
+}
+
+/// [`timeout`], with the moment instead of the duration.
+///
+/// # Errors
+/// As [`timeout`].
+pub fn deadline_at<T>(at: Instant, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    limit(at, None, f)
+}
+
+fn limit<T>(at: Instant, duration: Option<Duration>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let fired = Cell::new(at <= Instant::now());
+    with_scope(Kind::Deadline { at, fired }, |scope, task| {
+        let Kind::Deadline { fired, .. } = &scope.kind else { unreachable!("just made") };
+        let result = {
+            let _alarm =
+                if fired.get() || at == Instant::NEVER { None } else { Some(Alarm::arm(at, fired, task)?) };
+            f()
+        };
+        match result {
+            Err(error) if crate::is_canceled(&error) && is_mine(scope, task) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, Elapsed(duration)))
+            }
+            result => result,
+        }
+    })
+}
+
+/// Whether it was this scope that made a wait inside fail, rather than something outside of it. Of several, the
+/// outermost is what the caller can do least about: cancellation beats deadlines, an outer deadline an inner one.
+fn is_mine(scope: &Scope, task: &Header) -> bool {
+    let fired = match &scope.kind {
+        Kind::Deadline { at, fired } => fired.get() || (!task.has_stack() && Instant::now() >= *at),
+        Kind::Shield => false,
+    };
+    if !fired {
+        return false;
+    }
+    // What is outside, as the code after this scope will see it.
+    let inner = task.local.scope.replace(scope.outer);
+    let outside = is_canceled(task);
+    task.local.scope.set(inner);
+    !outside
+}
+
+/// A timer that sets a flag in a frame and wakes the task; removed before the frame goes.
+struct Alarm {
+    loop_: Loop,
+    id: OpId,
+}
+
+impl Alarm {
+    fn arm(at: Instant, fired: &Cell<bool>, task: &Header) -> io::Result<Alarm> {
+        let loop_ = Loop::current()?;
+        let flag: *const Cell<bool> = fired;
+        let task = task.to_ref();
+        let id = loop_.submit(op::timer_at(at), move |_, outcome| {
+            if outcome.is_ok() {
+                // SAFETY: the frame of `limit` removes this operation before it goes, on this thread.
+                unsafe { (*flag).set(true) };
+                task.wake();
+            }
+        });
+        Ok(Alarm { loop_, id })
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.loop_.remove(self.id);
+    }
+}

@@ -1,0 +1,178 @@
+//! Who is running on this thread: a task on a worker, or the thread itself.
+
+use std::cell::{Cell, OnceCell};
+use std::ptr::{self, NonNull};
+
+use towpath_loop::{Instant, Suspend, Wakeup};
+
+use crate::cancel;
+use crate::task::{Header, TaskRef};
+use crate::worker::Worker;
+
+thread_local! {
+    /// The task that runs now, null outside tasks.
+    static TASK: Cell<*const Header> = const { Cell::new(ptr::null()) };
+    /// The worker that this thread is now, null if it is none.
+    static WORKER: Cell<*const Worker> = const { Cell::new(ptr::null()) };
+    /// This thread in the role of a task.
+    static THREAD: OnceCell<TaskRef> = const { OnceCell::new() };
+}
+
+/// The current task, or this thread in its role; kept alive for the caller.
+pub(crate) fn current() -> TaskRef {
+    match NonNull::new(TASK.get().cast_mut()) {
+        // SAFETY: the task that runs is alive.
+        Some(task) => unsafe { TaskRef::from_alive(task) },
+        None => THREAD
+            .try_with(|thread| {
+                towpath_loop::set_hook(Some(&HOOK));
+                thread.get_or_init(TaskRef::thread).clone()
+            })
+            // The thread's locals are going: it still waits, without memory of what was put round it before.
+            .unwrap_or_else(|_| TaskRef::thread()),
+    }
+}
+
+/// Calls `f` with the current task, if a task with a stack of its own is running.
+pub(crate) fn with_task<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
+    // SAFETY: the task that runs is alive, and stays so while it runs, which it does until `f` returns (or it is
+    // suspended in `f`, which keeps it as well).
+    let task = unsafe { TASK.get().as_ref() }?;
+    task.has_stack().then(|| f(task))
+}
+
+/// Calls `f` with the worker that this thread is, if it is one.
+pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
+    // SAFETY: a worker takes itself out of the cell before it goes, in `enter`.
+    unsafe { WORKER.get().as_ref() }.map(f)
+}
+
+/// Makes this thread a worker while `f` runs.
+pub(crate) fn enter<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
+    struct Leave(*const Worker);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            WORKER.set(self.0);
+        }
+    }
+    towpath_loop::set_hook(Some(&HOOK));
+    let _leave = Leave(WORKER.replace(worker));
+    f()
+}
+
+/// Runs a task's body on this thread, which exists for it alone.
+pub(crate) fn run_on_thread(task: &TaskRef) {
+    towpath_loop::set_hook(Some(&HOOK));
+    task.settle_on_thread(std::thread::current());
+    let before = set_task(&raw const **task);
+    if task.is_canceled() {
+        // SAFETY: its body did not run and will not.
+        unsafe { task.refuse(Box::new(crate::Canceled)) }
+    } else {
+        // SAFETY: called once, on the thread that it lives on.
+        unsafe { task.run() }
+    }
+    set_task(before);
+}
+
+/// Names the task that runs, and returns who ran before.
+pub(crate) fn set_task(task: *const Header) -> *const Header {
+    TASK.replace(task)
+}
+
+/// Waits until `ready`, giving way to others meanwhile; false if it was cancelled first (where `cancellable`) or
+/// `until` has passed.
+pub(crate) fn wait_until(
+    task: &Header,
+    until: Instant,
+    cancellable: bool,
+    mut ready: impl FnMut() -> bool,
+) -> bool {
+    loop {
+        if ready() {
+            return true;
+        }
+        if cancellable && cancel::is_canceled(task) {
+            return false;
+        }
+        let until = if cancellable { until.min(cancel::deadline(task)) } else { until };
+        if until != Instant::NEVER && Instant::now() >= until {
+            return ready();
+        }
+        pause(task, until);
+    }
+}
+
+/// Sleeps until woken, or at most until `until`; for a task, the caller has arranged to be woken then.
+fn pause(task: &Header, until: Instant) {
+    if task.has_stack() {
+        suspend(task);
+    } else if until == Instant::NEVER {
+        std::thread::park();
+    } else {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Lets others run until the task is woken. While it unwinds nobody else may run: the thread then waits for news in
+/// place.
+pub(crate) fn suspend(task: &Header) {
+    if std::thread::panicking() {
+        let ticked = towpath_loop::Loop::current().and_then(|loop_| loop_.tick_frames());
+        if let Err(error) = ticked {
+            eprintln!("towpath: {} cannot wait while it unwinds: {error}", task.label());
+            std::process::abort();
+        }
+        return;
+    }
+    let yielder = task.local.yielder.get();
+    // SAFETY: the task runs, so its yielder is on its stack, below this frame.
+    unsafe { &*yielder }.suspend(());
+}
+
+/// The loop's way into tasks.
+struct Hook;
+
+static HOOK: Hook = Hook;
+
+// SAFETY: `suspend` switches to the worker and comes back when the worker resumes this very frame, on this thread, as
+// started tasks do not move. The wake-up is the task's header, which lives while the task waits.
+unsafe impl Suspend for Hook {
+    #[inline]
+    fn current(&self) -> Option<Wakeup> {
+        with_task(|task| Wakeup { data: ptr::from_ref(task).cast(), wake: wake_here })
+    }
+
+    #[inline]
+    fn suspend(&self) {
+        with_task(suspend);
+    }
+
+    #[inline]
+    fn is_canceled(&self) -> bool {
+        match with_task(cancel::is_canceled) {
+            Some(canceled) => canceled,
+            // SAFETY: what TASK names is alive.
+            None => match unsafe { TASK.get().as_ref() } {
+                // A thread that was spawned as a task's stand-in.
+                Some(task) => cancel::is_canceled(task),
+                None => THREAD
+                    .try_with(|thread| thread.get().is_some_and(|t| cancel::is_canceled(t)))
+                    .unwrap_or(false),
+            },
+        }
+    }
+
+    #[inline]
+    fn completed_inline(&self) {
+        with_worker(Worker::charge);
+    }
+}
+
+/// # Safety
+/// `data` is the header of a task that is alive and lives on this thread.
+unsafe fn wake_here(data: *const ()) {
+    // SAFETY: the caller's promise.
+    let task = unsafe { &*data.cast::<Header>() };
+    with_worker(|worker| worker.make_ready(task));
+}

@@ -1,0 +1,455 @@
+//! The runtime: its workers, from start to shut-down.
+
+use std::io;
+use std::marker::PhantomData;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use towpath_loop::{BackendKind, Loop, Stats};
+
+use crate::context;
+use crate::mail::Mailbox;
+use crate::task::{Options, TaskRef};
+use crate::worker::Worker;
+
+/// What the workers of one runtime share.
+pub(crate) struct Shared {
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) counters: Vec<Counters>,
+    pub(crate) stack_size: usize,
+    /// A bit for each worker that sleeps, or is about to.
+    idle: AtomicU64,
+    /// Worker 0 is only there while `Runtime::run` is.
+    first_is_there: AtomicBool,
+    shutting_down: AtomicBool,
+    backend: &'static str,
+}
+
+/// What one worker has done, for others to read.
+#[derive(Default)]
+pub(crate) struct Counters {
+    syscalls: AtomicU64,
+    ticks: AtomicU64,
+    operations: AtomicU64,
+    switches: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn publish(&self, stats: &Stats, switches: u64) {
+        self.syscalls.store(stats.syscalls, Ordering::Relaxed);
+        self.ticks.store(stats.ticks, Ordering::Relaxed);
+        self.operations.store(stats.submitted, Ordering::Relaxed);
+        self.switches.store(switches, Ordering::Relaxed);
+    }
+}
+
+/// More workers than bits in the idle mask would not all be woken.
+const WORKERS_MAX: usize = 64;
+
+impl Shared {
+    /// Says that a worker is about to sleep. False if there is a task for it to start.
+    pub(crate) fn begin_idle(&self, index: usize) -> bool {
+        self.idle.fetch_or(1 << index, Ordering::SeqCst);
+        // Against `notify`: either it sees the bit, or this sees the task.
+        fence(Ordering::SeqCst);
+        if self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0) {
+            self.end_idle(index);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn end_idle(&self, index: usize) {
+        self.idle.fetch_and(!(1 << index), Ordering::SeqCst);
+    }
+
+    /// A task was put into a mailbox: wakes its worker if that sleeps, or else one that can steal it.
+    fn notify(&self, target: usize) {
+        fence(Ordering::SeqCst);
+        let idle = self.idle.load(Ordering::SeqCst);
+        if idle == 0 {
+            return;
+        }
+        let wake = if idle & (1 << target) != 0 { target } else { idle.trailing_zeros() as usize };
+        // Only who clears the bit makes the system call.
+        if self.idle.fetch_and(!(1 << wake), Ordering::SeqCst) & (1 << wake) != 0 {
+            self.mailboxes[wake].remote.wake();
+        }
+    }
+
+    /// Queues a task that may start on any worker.
+    pub(crate) fn spawn(&self, task: TaskRef) {
+        let target = self.place();
+        match self.mailboxes[target].push_unstarted(task) {
+            Ok(()) => self.notify(target),
+            // SAFETY: it has not run, and this was the reference that could have started it.
+            Err(task) => unsafe { task.refuse(Box::new(crate::Canceled)) },
+        }
+    }
+
+    /// Where a new task is queued: here, so that what is spawned and joined at once stays in one cache; but where this
+    /// worker has clearly more tasks than another, there, since a task that lives long stays where it starts.
+    fn place(&self) -> usize {
+        let load = |index: usize| {
+            let mailbox = &self.mailboxes[index];
+            mailbox.live.load(Ordering::Relaxed) + mailbox.unstarted()
+        };
+        let here = context::with_worker(|worker| std::ptr::eq(&*worker.shared, self).then_some(worker.index))
+            .flatten();
+        if self.mailboxes.len() == 1 {
+            return 0;
+        }
+        let first = usize::from(!self.first_is_there.load(Ordering::Relaxed));
+        let least = (first..self.mailboxes.len()).min_by_key(|index| load(*index)).unwrap_or(0);
+        match here {
+            Some(here) if load(here) <= load(least) + load(least) / 4 + 16 => here,
+            _ => least,
+        }
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Acquire)
+    }
+}
+
+/// Builds a [`Runtime`].
+///
+/// ```
+/// // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local; see `Builder::build`.
+/// let runtime = unsafe { towpath::Runtime::builder().workers(1).build() }?;
+/// assert_eq!(runtime.run(|| 6 * 7), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    workers: Option<usize>,
+    stack_size: usize,
+    shutdown_limit: Duration,
+    loop_config: towpath_loop::Config,
+}
+
+impl Builder {
+    /// How many workers there are, the thread that calls [`Runtime::run`] included; at least 1, at most 64. By default
+    /// as many as [`std::thread::available_parallelism`], which honours affinity and cgroup quota.
+    pub fn workers(mut self, workers: usize) -> Builder {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// The backend of the workers' loops; by default the best one that there is: see [`towpath_loop::Config::build`].
+    pub fn backend(mut self, backend: BackendKind) -> Builder {
+        self.loop_config = self.loop_config.backend(backend);
+        self
+    }
+
+    /// The stack size of tasks that do not ask for another, in bytes; 256 KiB by default. Only what is touched costs
+    /// memory.
+    pub fn stack_size(mut self, bytes: usize) -> Builder {
+        self.stack_size = bytes;
+        self
+    }
+
+    /// How long dropping the runtime waits for cancelled tasks to end, 10 s by default. What has not ended then is
+    /// named on stderr and leaked.
+    pub fn shutdown_limit(mut self, limit: Duration) -> Builder {
+        self.shutdown_limit = limit;
+        self
+    }
+
+    /// Starts the workers, all but the one that [`Runtime::run`] makes of its caller.
+    ///
+    /// # Safety
+    /// The one promise of a program that uses Towpath: nothing that its tasks run, however deep, relies on the frames of
+    /// one thread ending in the reverse order of their beginning. Tasks of one worker interleave on one thread, so a
+    /// library that keeps the address of a stack frame in a thread-local and restores the one before on return can be
+    /// left with the address of a frame that is gone. `scoped-tls` is the known case. Ordinary thread-locals, and
+    /// everything in `std`, are fine. `docs/SOUNDNESS.md` has the whole argument.
+    ///
+    /// # Errors
+    /// Those of [`towpath_loop::Config::build`] and of starting threads; `InvalidInput` for a number of workers or a
+    /// stack size that cannot be.
+    pub unsafe fn build(self) -> io::Result<Runtime> {
+        let workers = match self.workers {
+            Some(workers) => workers,
+            None => thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+        };
+        if workers == 0 || workers > WORKERS_MAX {
+            let what = format!("a runtime has 1 to {WORKERS_MAX} workers, not {workers}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let loop_ = self.loop_config.build()?;
+        let backend = loop_.backend();
+        let mut threads = Vec::new();
+        let mut mailboxes = vec![Arc::new(Mailbox::new(loop_.remote()))];
+        let mut starts = Vec::new();
+        for index in 1..workers {
+            let (ready, is_ready) = mpsc::channel();
+            let (start, started) = mpsc::channel();
+            let config = self.loop_config.clone();
+            let limit = self.shutdown_limit;
+            let builder = thread::Builder::new().name(format!("towpath-worker-{index}"));
+            // If anything fails below, dropping `start` ends the threads begun so far.
+            threads.push(builder.spawn(move || work(index, &config, limit, &ready, &started))?);
+            mailboxes.push(Arc::new(Mailbox::new(is_ready.recv().map_err(io::Error::other)??)));
+            starts.push(start);
+        }
+        let shared = Arc::new(Shared {
+            counters: mailboxes.iter().map(|_| Counters::default()).collect(),
+            mailboxes,
+            stack_size: self.stack_size,
+            idle: AtomicU64::new(0),
+            first_is_there: AtomicBool::new(false),
+            shutting_down: AtomicBool::new(false),
+            backend,
+        });
+        let worker = Worker::new(0, shared.clone(), shared.mailboxes[0].clone(), loop_)?;
+        for start in starts {
+            // A thread that has gone already shows when it is joined.
+            let _ = start.send(shared.clone());
+        }
+        Ok(Runtime { worker, threads, limit: self.shutdown_limit, shared, _here: PhantomData })
+    }
+}
+
+/// The life of a worker's thread. Returns the labels of the tasks that would not end.
+fn work(
+    index: usize,
+    config: &towpath_loop::Config,
+    limit: Duration,
+    ready: &mpsc::Sender<io::Result<towpath_loop::Remote>>,
+    started: &mpsc::Receiver<Arc<Shared>>,
+) -> Vec<String> {
+    let loop_ = match config.build() {
+        Ok(loop_) => loop_,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return Vec::new();
+        }
+    };
+    let _ = ready.send(Ok(loop_.remote()));
+    // The builder failed elsewhere.
+    let Ok(shared) = started.recv() else { return Vec::new() };
+    let mailbox = shared.mailboxes[index].clone();
+    let worker = Worker::new(index, shared, mailbox, loop_).expect("a stack pool that reserves nothing yet");
+    with_worker(&worker, || {
+        if let Err(error) = worker.run(|| worker.shared.is_shutting_down()) {
+            eprintln!("towpath: worker {index} cannot wait for events any more: {error}");
+        }
+        end(&worker, limit)
+    })
+}
+
+/// Makes this thread a worker, with the worker's loop as its current one, while `f` runs.
+fn with_worker<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Loop>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            Loop::take_current();
+            if let Some(before) = self.0.take() {
+                before.make_current();
+            }
+        }
+    }
+    let _restore = Restore(worker.loop_.make_current());
+    context::enter(worker, f)
+}
+
+/// Ends a worker: its tasks, then what its loop has in flight. No thread ends with the kernel still writing.
+fn end(worker: &Worker, limit: Duration) -> Vec<String> {
+    let labels = worker.shut_down(Instant::now() + limit);
+    worker.loop_.close();
+    labels
+}
+
+/// A number of workers that run tasks, each with an event loop.
+///
+/// The thread that calls [`run`](Runtime::run) is one of them while it does. Dropping the runtime cancels its tasks,
+/// waits until they have ended, and leaks what would not end, after naming it on stderr.
+///
+/// ```no_run
+/// use std::io::{self, Read, Write};
+/// use towpath::{net::TcpListener, thread};
+///
+/// fn main() -> io::Result<()> {
+///     // SAFETY: no crate in this program keeps a stack frame's address in a thread-local.
+///     let runtime = unsafe { towpath::Runtime::new() }?;
+///     runtime.run(|| {
+///         let listener = TcpListener::bind("127.0.0.1:7000")?;
+///         for stream in listener.incoming() {
+///             let mut stream = stream?;
+///             thread::spawn(move || {
+///                 let mut buf = [0; 4096];
+///                 while let Ok(n @ 1..) = stream.read(&mut buf) {
+///                     if stream.write_all(&buf[..n]).is_err() {
+///                         break;
+///                     }
+///                 }
+///             });
+///         }
+///         Ok(())
+///     })
+/// }
+/// ```
+pub struct Runtime {
+    worker: Worker,
+    threads: Vec<JoinHandle<Vec<String>>>,
+    limit: Duration,
+    shared: Arc<Shared>,
+    /// Worker 0 and its loop belong to this thread.
+    _here: PhantomData<*mut ()>,
+}
+
+impl Runtime {
+    /// A runtime with the defaults: see [`Builder`].
+    ///
+    /// # Safety
+    /// See [`Builder::build`].
+    ///
+    /// # Errors
+    /// See [`Builder::build`].
+    pub unsafe fn new() -> io::Result<Runtime> {
+        // SAFETY: the caller's promise.
+        unsafe { Runtime::builder().build() }
+    }
+
+    /// Options for a runtime.
+    pub fn builder() -> Builder {
+        Builder {
+            workers: None,
+            stack_size: towpath_coro::DEFAULT_STACK_SIZE,
+            shutdown_limit: Duration::from_secs(10),
+            loop_config: towpath_loop::Config::new(),
+        }
+    }
+
+    /// Runs `f` as a task on the calling thread, which is a worker meanwhile, and returns what it returns. Other tasks
+    /// go on on the other workers afterwards; those that live on this one wait for the next `run`.
+    ///
+    /// # Panics
+    /// As `f` does. Inside a task, or inside another runtime's `run`.
+    pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
+        assert!(context::with_worker(|_| ()).is_none(), "Runtime::run was called inside a runtime");
+        let options = Options { name: Some("main".into()), stack_size: None };
+        // SAFETY: this function does not return before the task has finished, so what `f` and its result borrow
+        // outlives it; it starts here and its result is taken here.
+        let (task, handle) = unsafe { TaskRef::new(options, f) };
+        self.shared.first_is_there.store(true, Ordering::Relaxed);
+        with_worker(&self.worker, || {
+            self.worker.start(task);
+            if let Err(error) = self.worker.run(|| handle.join.is_finished()) {
+                // The task may borrow from the caller's frame, which therefore must not be left.
+                eprintln!("towpath: worker 0 cannot wait for events any more: {error}");
+                std::process::abort();
+            }
+        });
+        self.shared.first_is_there.store(false, Ordering::Relaxed);
+        // SAFETY: it has finished, with a `T`, and the handle is only here.
+        match unsafe { handle.take::<T>() } {
+            Ok(value) => value,
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// A handle to spawn from anywhere.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: self.shared.clone() }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.shared.shutting_down.store(true, Ordering::Release);
+        for mailbox in &self.shared.mailboxes {
+            mailbox.remote.wake();
+        }
+        let mut left = with_worker(&self.worker, || end(&self.worker, self.limit));
+        for thread in self.threads.drain(..) {
+            left.extend(thread.join().unwrap_or_else(|_| vec!["a worker that panicked".into()]));
+        }
+        if !left.is_empty() {
+            eprintln!(
+                "towpath: {} tasks did not end when they were cancelled: {}",
+                left.len(),
+                left.join(", ")
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.handle().fmt(f)
+    }
+}
+
+/// A handle to a runtime, for any thread.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// The runtime of the current task, if it is one's.
+    pub fn try_current() -> Option<Handle> {
+        context::with_worker(|worker| Handle { shared: worker.shared.clone() })
+    }
+
+    /// [Spawns](crate::thread::spawn) on this runtime, from anywhere. After its end the task is refused: joining gives
+    /// [`Canceled`](crate::Canceled).
+    pub fn spawn<F, T>(&self, f: F) -> crate::thread::JoinHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        crate::thread::spawn_on(self, Options::default(), f)
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.shared.mailboxes.len()
+    }
+
+    /// The name of its loops' backend, as in `TOWPATH_BACKEND`.
+    pub fn backend(&self) -> &'static str {
+        self.shared.backend
+    }
+
+    /// What its workers have done so far, as of their last tick.
+    pub fn metrics(&self) -> Metrics {
+        let sum = |of: fn(&Counters) -> &AtomicU64| {
+            self.shared.counters.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
+        };
+        Metrics {
+            syscalls: sum(|c| &c.syscalls),
+            ticks: sum(|c| &c.ticks),
+            operations: sum(|c| &c.operations),
+            switches: sum(|c| &c.switches),
+            tasks: self.shared.mailboxes.iter().map(|m| m.live.load(Ordering::Relaxed) + m.unstarted()).sum(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("workers", &self.workers()).field("backend", &self.backend()).finish()
+    }
+}
+
+/// Counts over all workers of a runtime: see [`Handle::metrics`].
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// System calls made by the loops.
+    pub syscalls: u64,
+    /// Ticks of the loops.
+    pub ticks: u64,
+    /// Operations begun.
+    pub operations: u64,
+    /// Times that a task was resumed.
+    pub switches: u64,
+    /// Tasks now, started or not.
+    pub tasks: usize,
+}

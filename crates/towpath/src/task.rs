@@ -1,0 +1,447 @@
+//! A task: a closure, the stack that it gets when it starts, and what others may do to it meanwhile.
+//!
+//! One allocation holds a [`Header`] that the scheduler knows, and behind it the closure and later its result, which
+//! only the typed ends know: the spawner, the body, the join handle. Everything else sees a [`TaskRef`], a counted
+//! pointer to the header.
+//!
+//! The header also serves threads that are no tasks, as the place where their park token and cancellation scopes are:
+//! whatever waits in Towpath waits through one.
+//!
+//! ```text
+//!   created ──► queued, not started ──► started on a worker: its home for ever ──► finished
+//!               any worker may take it   suspended ◄─► queued ◄─► running
+//! ```
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+use towpath_coro::{Coroutine, Yielder};
+
+use crate::cancel::Scope;
+use crate::join::JoinCell;
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
+use crate::token::Token;
+use crate::worker::{self, Mailbox};
+
+/// What the scheduler and other threads know of a task.
+#[repr(C)]
+pub(crate) struct Header {
+    references: AtomicUsize,
+    vtable: &'static VTable,
+    /// The mailbox of the worker that it runs on, one count of its `Arc`; null until it starts, and for threads.
+    home: AtomicPtr<Mailbox>,
+    /// Next in its home's inbox.
+    pub(crate) next_mail: AtomicPtr<Header>,
+    /// In its home's inbox, or about to be.
+    pub(crate) mailed: AtomicBool,
+    /// Cancelled: every wait that is not shielded fails from now on.
+    canceled: AtomicBool,
+    token: Token,
+    pub(crate) join: JoinCell,
+    pub(crate) id: u64,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) stack_size: Option<usize>,
+    /// How to wake it if it is a thread, or carried out by one.
+    thread: OnceLock<Thread>,
+    pub(crate) local: Local,
+}
+
+/// What only the thread that runs the task touches.
+pub(crate) struct Local {
+    pub(crate) coroutine: UnsafeCell<Option<Coroutine<(), (), ()>>>,
+    pub(crate) yielder: Cell<*const Yielder<(), ()>>,
+    /// In the run queue.
+    pub(crate) queued: Cell<bool>,
+    pub(crate) finished: Cell<bool>,
+    /// The innermost of its cancellation scopes, on its stack.
+    pub(crate) scope: Cell<*const Scope>,
+    /// Where it is among its worker's started tasks.
+    pub(crate) place: Cell<usize>,
+}
+
+// SAFETY: all fields but `local` are immutable or synchronised. `local` is only touched by the task itself and the worker
+// that it lives on, which is one thread (`Header::local`'s users say why they are on it).
+unsafe impl Send for Header {}
+// SAFETY: as above.
+unsafe impl Sync for Header {}
+
+/// What the typed end of a task can do.
+pub(crate) struct VTable {
+    /// Runs the closure and keeps its result. Called once, on the thread that the task lives on.
+    run: unsafe fn(NonNull<Header>),
+    /// Drops the closure of a task that never ran, and leaves `Canceled` as its result.
+    refuse: unsafe fn(NonNull<Header>, Box<dyn Any + Send>),
+    /// Moves the result to `*mut thread::Result<T>`.
+    take: unsafe fn(NonNull<Header>, *mut ()),
+    /// Drops the result.
+    drop_result: unsafe fn(NonNull<Header>),
+    /// Frees the allocation, whose closure and result are gone.
+    free: unsafe fn(NonNull<Header>),
+}
+
+/// A task with its closure and result.
+#[repr(C)]
+struct Cell_<F, T> {
+    header: Header,
+    stage: UnsafeCell<Stage<F, T>>,
+}
+
+/// Which of the two is there is known from the task's life: the closure until `run` or `refuse`, nothing while it runs,
+/// the result from `JoinCell::finish` until somebody takes or drops it.
+union Stage<F, T> {
+    closure: ManuallyDrop<F>,
+    result: ManuallyDrop<std::thread::Result<T>>,
+    nothing: (),
+}
+
+struct Typed<F, T>(std::marker::PhantomData<(F, T)>);
+
+impl<F: FnOnce() -> T, T> Typed<F, T> {
+    const VTABLE: VTable = VTable {
+        run: Self::run,
+        refuse: Self::refuse,
+        take: Self::take,
+        drop_result: Self::drop_result,
+        free: Self::free,
+    };
+
+    /// # Safety
+    /// `header` is that of a `Cell_<F, T>`.
+    unsafe fn stage(header: NonNull<Header>) -> *mut Stage<F, T> {
+        // SAFETY: the header is the first field of the cell, and the pointer came from the whole cell's allocation.
+        unsafe { UnsafeCell::raw_get(&raw const (*header.cast::<Cell_<F, T>>().as_ptr()).stage) }
+    }
+
+    unsafe fn run(header: NonNull<Header>) {
+        // SAFETY: the caller runs it once, so the closure is there; nobody else looks at the stage before `finish`.
+        unsafe {
+            let stage = Self::stage(header);
+            let closure = ManuallyDrop::take(&mut (*stage).closure);
+            let result = catch_unwind(AssertUnwindSafe(closure));
+            ptr::write(stage, Stage { result: ManuallyDrop::new(result) });
+        }
+        finish(header);
+    }
+
+    unsafe fn refuse(header: NonNull<Header>, why: Box<dyn Any + Send>) {
+        // SAFETY: the caller says that the closure never ran and never will.
+        unsafe {
+            let stage = Self::stage(header);
+            // A destructor that panics must not take the worker with it.
+            let closure = ManuallyDrop::take(&mut (*stage).closure);
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(closure)));
+            ptr::write(stage, Stage { result: ManuallyDrop::new(Err(why)) });
+        }
+        finish(header);
+    }
+
+    unsafe fn take(header: NonNull<Header>, to: *mut ()) {
+        // SAFETY: the caller has seen the task finished and is the only one to take; `to` is a `thread::Result<T>`.
+        unsafe {
+            to.cast::<std::thread::Result<T>>().write(ManuallyDrop::take(&mut (*Self::stage(header)).result))
+        }
+    }
+
+    unsafe fn drop_result(header: NonNull<Header>) {
+        // SAFETY: as for `take`.
+        let result = unsafe { ManuallyDrop::take(&mut (*Self::stage(header)).result) };
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(result)));
+    }
+
+    unsafe fn free(header: NonNull<Header>) {
+        // SAFETY: the last reference is gone; the cell came from a box, and its stage needs no drop.
+        drop(unsafe { Box::from_raw(header.cast::<Cell_<F, T>>().as_ptr()) });
+    }
+}
+
+/// The result is there: tells whoever joins, or drops it if nobody will.
+fn finish(header: NonNull<Header>) {
+    // SAFETY: the caller of `run` or `refuse` holds a reference.
+    let task = unsafe { header.as_ref() };
+    match task.join.finish() {
+        crate::join::Finish::Detached => {
+            // SAFETY: no handle is left that could take it.
+            unsafe { (task.vtable.drop_result)(header) }
+        }
+        crate::join::Finish::Wake(waiter) => waiter.unpark(),
+        crate::join::Finish::Kept => {}
+    }
+}
+
+/// How a task is to be made.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) stack_size: Option<usize>,
+}
+
+/// A counted pointer to a task, or to a thread in its role as one.
+pub(crate) struct TaskRef(NonNull<Header>);
+
+// SAFETY: a header may be shared between threads, see there; the count is atomic.
+unsafe impl Send for TaskRef {}
+// SAFETY: as above.
+unsafe impl Sync for TaskRef {}
+
+impl TaskRef {
+    /// A new task, with two references: one for the scheduler, one for the join handle.
+    ///
+    /// # Safety
+    /// What `f` and its result borrow outlives both. Where `f` is not `Send` the task must start on this thread, and
+    /// where `T` is not, its handle must stay here.
+    pub(crate) unsafe fn new<F: FnOnce() -> T, T>(options: Options, f: F) -> (TaskRef, TaskRef) {
+        let cell = Box::new(Cell_ {
+            header: Header::new(&Typed::<F, T>::VTABLE, options, 2),
+            stage: UnsafeCell::new(Stage::<F, T> { closure: ManuallyDrop::new(f) }),
+        });
+        let header = NonNull::from(Box::leak(cell)).cast();
+        (TaskRef(header), TaskRef(header))
+    }
+
+    /// The calling thread, as something that waits.
+    pub(crate) fn thread() -> TaskRef {
+        let thread = std::thread::current();
+        let options = Options { name: thread.name().map(Into::into), stack_size: None };
+        let cell = Box::new(Cell_::<fn(), ()> {
+            header: Header::new(&Typed::<fn(), ()>::VTABLE, options, 1),
+            stage: UnsafeCell::new(Stage { nothing: () }),
+        });
+        let task = TaskRef(NonNull::from(Box::leak(cell)).cast());
+        task.settle_on_thread(thread);
+        task
+    }
+
+    pub(crate) fn as_ptr(&self) -> NonNull<Header> {
+        self.0
+    }
+
+    /// Gives the pointer up without counting down.
+    pub(crate) fn into_raw(self) -> NonNull<Header> {
+        ManuallyDrop::new(self).0
+    }
+
+    /// Takes a reference over that was given up with [`into_raw`](TaskRef::into_raw).
+    ///
+    /// # Safety
+    /// There is such a reference.
+    pub(crate) unsafe fn from_raw(header: NonNull<Header>) -> TaskRef {
+        TaskRef(header)
+    }
+
+    /// A new reference to a task that the caller knows to be alive.
+    ///
+    /// # Safety
+    /// Some reference to it exists.
+    pub(crate) unsafe fn from_alive(header: NonNull<Header>) -> TaskRef {
+        let borrowed = ManuallyDrop::new(TaskRef(header));
+        TaskRef::clone(&borrowed)
+    }
+
+    /// Runs the task's body.
+    ///
+    /// # Safety
+    /// Called once for a task, on the thread that it is to live on, and never after `refuse`.
+    pub(crate) unsafe fn run(&self) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.run)(self.0) }
+    }
+
+    /// Ends a task that never started; its joiner gets `why` as if it were a panic's payload.
+    ///
+    /// # Safety
+    /// It was not `run` and never will be.
+    pub(crate) unsafe fn refuse(&self, why: Box<dyn Any + Send>) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.refuse)(self.0, why) }
+    }
+
+    /// Takes the result out.
+    ///
+    /// # Safety
+    /// The task has finished, its result is a `thread::Result<T>`, and nobody has taken it.
+    pub(crate) unsafe fn take<T>(&self) -> std::thread::Result<T> {
+        let mut result = std::mem::MaybeUninit::<std::thread::Result<T>>::uninit();
+        // SAFETY: passed on to the caller; `take` writes the whole result.
+        unsafe {
+            (self.vtable.take)(self.0, result.as_mut_ptr().cast());
+            result.assume_init()
+        }
+    }
+
+    /// Drops the result.
+    ///
+    /// # Safety
+    /// The task has finished, and nobody has taken the result.
+    pub(crate) unsafe fn drop_result(&self) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.drop_result)(self.0) }
+    }
+}
+
+impl Clone for TaskRef {
+    fn clone(&self) -> TaskRef {
+        let before = self.references.fetch_add(1, Ordering::Relaxed);
+        // As `Arc`: a count that comes round would free what is in use.
+        if before > isize::MAX as usize {
+            std::process::abort();
+        }
+        TaskRef(self.0)
+    }
+}
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        if self.references.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: that was the last reference; everything done with the others happened before, by the fence.
+            unsafe { (self.vtable.free)(self.0) }
+        }
+    }
+}
+
+impl std::ops::Deref for TaskRef {
+    type Target = Header;
+    fn deref(&self) -> &Header {
+        // SAFETY: this reference keeps it alive, and nobody has it mutably.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Header {
+    fn new(vtable: &'static VTable, options: Options, references: usize) -> Header {
+        Header {
+            references: AtomicUsize::new(references),
+            vtable,
+            home: AtomicPtr::new(ptr::null_mut()),
+            next_mail: AtomicPtr::new(ptr::null_mut()),
+            mailed: AtomicBool::new(false),
+            canceled: AtomicBool::new(false),
+            token: Token::new(),
+            join: JoinCell::new(),
+            id: next_id(),
+            name: options.name,
+            stack_size: options.stack_size,
+            thread: OnceLock::new(),
+            local: Local {
+                coroutine: UnsafeCell::new(None),
+                yielder: Cell::new(ptr::null()),
+                queued: Cell::new(false),
+                finished: Cell::new(false),
+                scope: Cell::new(ptr::null()),
+                place: Cell::new(usize::MAX),
+            },
+        }
+    }
+
+    /// Whether it has started on a stack of its own. Asked on the thread that it runs on.
+    pub(crate) fn has_stack(&self) -> bool {
+        !self.local.yielder.get().is_null()
+    }
+
+    /// Makes the calling thread its home.
+    pub(crate) fn settle_on_thread(&self, thread: Thread) {
+        let settled = self.thread.set(thread);
+        debug_assert!(settled.is_ok(), "a task starts once");
+        // See `settle`.
+        self.canceled.load(Ordering::SeqCst);
+    }
+
+    /// Gives it its home, for ever.
+    pub(crate) fn settle(&self, home: &Arc<Mailbox>) {
+        debug_assert!(self.home.load(Ordering::Relaxed).is_null(), "a task starts once");
+        // SeqCst, with the flags' own: whoever sets a flag and finds no home is seen by the task's first look.
+        self.home.store(Arc::into_raw(home.clone()).cast_mut(), Ordering::SeqCst);
+        self.canceled.load(Ordering::SeqCst);
+    }
+
+    /// Makes it run again, or keep running, to look at what has changed. From any thread.
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            return thread.unpark();
+        }
+        let home = self.home.load(Ordering::SeqCst);
+        if !home.is_null() {
+            // SAFETY: the header owns a count of the mailbox, from `settle` until it is freed itself.
+            worker::wake(unsafe { &*home }, self);
+        }
+    }
+
+    /// Cancels it.
+    pub(crate) fn cancel(&self) {
+        self.canceled.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.canceled.load(Ordering::Acquire)
+    }
+
+    /// Gives it its park token.
+    pub(crate) fn unpark(&self) {
+        if self.token.put() {
+            self.wake();
+        }
+    }
+
+    /// Takes the park token, if it is there.
+    pub(crate) fn take_token(&self) -> bool {
+        self.token.take()
+    }
+
+    /// A new counted reference to it.
+    pub(crate) fn to_ref(&self) -> TaskRef {
+        // SAFETY: it is alive, being borrowed.
+        unsafe { TaskRef::from_alive(NonNull::from(self)) }
+    }
+
+    /// Its name, or what stands for it.
+    pub(crate) fn label(&self) -> String {
+        match &self.name {
+            Some(name) => name.to_string(),
+            None => format!("task {}", self.id),
+        }
+    }
+}
+
+impl Local {
+    /// Whether the task has ended, rather than been given up.
+    pub(crate) fn coroutine_is_gone(&self) -> bool {
+        // SAFETY: asked by its worker, outside of tasks.
+        unsafe { (*self.coroutine.get()).is_none() }
+    }
+}
+
+impl Drop for Header {
+    fn drop(&mut self) {
+        let home = self.home.load(Ordering::Relaxed);
+        if !home.is_null() {
+            // SAFETY: the count that `settle` put there.
+            drop(unsafe { Arc::from_raw(home) });
+        }
+    }
+}
+
+fn next_id() -> u64 {
+    thread_local! {
+        static IDS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+    }
+    use std::sync::atomic::AtomicU64;
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    /// Taken by a thread at once, so that spawning does not contend for the counter.
+    const BATCH: u64 = 1024;
+    let take = |ids: &Cell<(u64, u64)>| {
+        let (mut next, mut end) = ids.get();
+        if next == end {
+            next = NEXT.fetch_add(BATCH, std::sync::atomic::Ordering::Relaxed);
+            end = next + BATCH;
+        }
+        ids.set((next + 1, end));
+        next
+    };
+    IDS.with(take)
+}

@@ -1,0 +1,363 @@
+//! Tasks, under the names that `std::thread` has for threads.
+//!
+//! A task is a stack of its own and a place in a worker's run queue. It may start on any worker; once started it stays
+//! on that thread, so its frames may hold what is not `Send`. It runs until it waits: code that computes for long should
+//! [`yield_now`] at times, or run in [`blocking`].
+//!
+//! Called from a plain thread outside any runtime, [`spawn`] and [`scope`](scope()) start threads instead, and the rest
+//! concerns the thread: a library can use this module without knowing who calls it.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use towpath_loop::{Instant, op};
+
+use crate::context;
+use crate::runtime::Handle;
+use crate::task::{Options, TaskRef};
+
+mod scope;
+
+pub use scope::{Scope, ScopedJoinHandle, scope};
+pub use std::thread::{Result, available_parallelism, panicking};
+
+/// Spawns a task, on the runtime of the current one; outside of any, a thread.
+///
+/// # Panics
+/// If the system refuses a thread. A task whose stack the system refuses panics in its own name: see
+/// [`JoinHandle::join`].
+pub fn spawn<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    Builder::new().spawn(f).expect("failed to spawn a thread")
+}
+
+/// Spawns a task on this very worker, which therefore need not be `Send`.
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn spawn_local<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    Builder::new().spawn_local(f).expect("spawn_local needs a runtime")
+}
+
+/// Options for a task, as [`std::thread::Builder`].
+#[derive(Debug, Default)]
+pub struct Builder {
+    name: Option<String>,
+    stack_size: Option<usize>,
+}
+
+impl Builder {
+    /// The defaults.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// Names the task: in panics' and overflows' messages, and for [`Thread::name`].
+    pub fn name(mut self, name: String) -> Builder {
+        self.name = Some(name);
+        self
+    }
+
+    /// The size of the task's stack in bytes, instead of the runtime's default.
+    pub fn stack_size(mut self, bytes: usize) -> Builder {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Spawns as [`spawn`] does.
+    ///
+    /// # Errors
+    /// The system's, if it refuses a thread (outside of any runtime). `InvalidInput` if the name holds a NUL byte.
+    pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let options = self.options()?;
+        match Handle::try_current() {
+            Some(runtime) => Ok(spawn_on(&runtime, options, f)),
+            // SAFETY: both are `'static` and `Send`.
+            None => unsafe { spawn_thread(options, f) }.map(JoinHandle::new),
+        }
+    }
+
+    /// Spawns as [`spawn_local`] does.
+    ///
+    /// # Errors
+    /// `Unsupported` outside of a runtime; `InvalidInput` if the name holds a NUL byte.
+    pub fn spawn_local<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let options = self.options()?;
+        context::with_worker(|worker| {
+            // SAFETY: both are `'static`. The task is queued for this worker only, and the handle is `Send` only if
+            // `T` is.
+            let (task, handle) = unsafe { TaskRef::new(options, f) };
+            worker.start_later(task);
+            JoinHandle::new(handle)
+        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "spawn_local needs a runtime"))
+    }
+
+    fn options(self) -> io::Result<Options> {
+        if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a task's name holds no NUL byte"));
+        }
+        Ok(Options { name: self.name.map(String::into_boxed_str), stack_size: self.stack_size })
+    }
+}
+
+pub(crate) fn spawn_on<F, T>(runtime: &Handle, options: Options, f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    // SAFETY: both are `'static` and `Send`.
+    let (task, handle) = unsafe { TaskRef::new(options, f) };
+    runtime.shared.spawn(task);
+    JoinHandle::new(handle)
+}
+
+/// Starts a thread in place of a task.
+///
+/// # Safety
+/// What `f` and its result borrow outlives the thread and the handle, and both may be sent to it.
+unsafe fn spawn_thread<F: FnOnce() -> T, T>(options: Options, f: F) -> io::Result<TaskRef> {
+    let (name, stack_size) = (options.name.clone(), options.stack_size);
+    // SAFETY: the caller's promise.
+    let (task, handle) = unsafe { TaskRef::new(options, f) };
+    let mut builder = std::thread::Builder::new();
+    if let Some(name) = name {
+        builder = builder.name(name.into());
+    }
+    if let Some(size) = stack_size {
+        builder = builder.stack_size(size);
+    }
+    let body = Unrefused(Some(task));
+    builder.spawn(move || {
+        let mut body = body;
+        let task = body.0.take().expect("a body runs once");
+        context::run_on_thread(&task);
+    })?;
+    Ok(handle)
+}
+
+/// A task that was to run on a thread; if the thread never came to be, its closure is dropped.
+struct Unrefused(Option<TaskRef>);
+
+impl Drop for Unrefused {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            // SAFETY: it did not run: whoever runs it takes it out.
+            unsafe { task.refuse(Box::new(crate::Canceled)) }
+        }
+    }
+}
+
+/// Owns the right to join a task. Dropping it detaches the task, which goes on.
+pub struct JoinHandle<T> {
+    /// `None` once joined.
+    task: Option<TaskRef>,
+    _result: PhantomData<T>,
+}
+
+// SAFETY: the handle takes, or drops, the result on its own thread, which is all that it does with a `T`.
+unsafe impl<T: Send> Send for JoinHandle<T> {}
+// SAFETY: a shared handle gives no access to the result.
+unsafe impl<T: Send> Sync for JoinHandle<T> {}
+
+impl<T> JoinHandle<T> {
+    pub(crate) fn new(task: TaskRef) -> JoinHandle<T> {
+        JoinHandle { task: Some(task), _result: PhantomData }
+    }
+
+    fn task(&self) -> &TaskRef {
+        self.task.as_ref().expect("only `join` takes it")
+    }
+
+    /// Waits until the task has ended and returns what it returned.
+    ///
+    /// The wait itself is not cut short when the current task is cancelled, for there would be no handle left to come
+    /// back with; to pass cancellation on, [`cancel`](JoinHandle::cancel) it or use a [`scope`](scope()).
+    ///
+    /// # Errors
+    /// The payload of the panic that ended it; an [`io::Error`] as payload if the system refused it a stack,
+    /// [`Canceled`](crate::Canceled) if it was cancelled before it started or its runtime ended first.
+    ///
+    /// # Panics
+    /// If a task joins itself.
+    pub fn join(mut self) -> Result<T> {
+        let task = self.task.take().expect("only `join` takes it");
+        wait_for(&task);
+        // SAFETY: it has finished, the handle is for a `T`, and was taken out of `self` above.
+        unsafe { task.take() }
+    }
+
+    /// Cancels the task: every wait of it that is not [shielded](crate::shield) fails from now on with an error that
+    /// [`is_canceled`](crate::is_canceled) recognises. One that has not started never runs.
+    pub fn cancel(&self) {
+        self.task().cancel();
+    }
+
+    /// Whether the task has ended: joining would not wait.
+    pub fn is_finished(&self) -> bool {
+        self.task().join.is_finished()
+    }
+
+    /// The task's handle for everything else.
+    pub fn thread(&self) -> &Thread {
+        Thread::from_ref(self.task())
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take()
+            && task.join.detach()
+        {
+            // SAFETY: it has finished, and with this handle goes the only one who could take the result.
+            unsafe { task.drop_result() };
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").finish_non_exhaustive()
+    }
+}
+
+/// Waits until a task has ended.
+fn wait_for(task: &TaskRef) {
+    if task.join.is_finished() {
+        return;
+    }
+    let me = context::current();
+    assert!(me.as_ptr() != task.as_ptr(), "a task cannot join itself");
+    if task.join.start_waiting(me.clone()) {
+        // Its end clears the registration, so there is nothing to take back.
+        context::wait_until(&me, Instant::NEVER, false, || task.join.is_finished());
+    }
+}
+
+/// A handle to a task, or a thread, as [`std::thread::Thread`].
+#[derive(Clone)]
+#[repr(transparent)]
+pub struct Thread(TaskRef);
+
+impl Thread {
+    fn from_ref(task: &TaskRef) -> &Thread {
+        // SAFETY: `Thread` is a transparent wrapper.
+        unsafe { &*std::ptr::from_ref(task).cast::<Thread>() }
+    }
+
+    /// Its id, never used again.
+    pub fn id(&self) -> ThreadId {
+        ThreadId(self.0.id)
+    }
+
+    /// Its name, if it was given one.
+    pub fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// Gives it its token, and so ends its [`park`], the current or else the next one.
+    pub fn unpark(&self) {
+        self.0.unpark();
+    }
+}
+
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Thread").field("id", &self.id()).field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// A unique identifier of a task or thread.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ThreadId(u64);
+
+/// The current task, or thread.
+pub fn current() -> Thread {
+    Thread(context::current())
+}
+
+/// Lets other tasks of this worker run first.
+pub fn yield_now() {
+    let yielded = context::with_task(|task| {
+        if !std::thread::panicking() {
+            context::with_worker(|worker| worker.yield_now(task));
+        }
+    });
+    if yielded.is_none() {
+        std::thread::yield_now();
+    }
+}
+
+/// Waits for at least `duration`; less only if the task is cancelled, as the next wait will tell. See [`try_sleep`].
+pub fn sleep(duration: Duration) {
+    // An error is cancellation, or the lack of a loop.
+    if let Err(error) = try_sleep(duration)
+        && !crate::is_canceled(&error)
+    {
+        std::thread::sleep(duration);
+    }
+}
+
+/// Waits for at least `duration`, or until the task is cancelled.
+///
+/// # Errors
+/// [`is_canceled`](crate::is_canceled).
+pub fn try_sleep(duration: Duration) -> io::Result<()> {
+    op::timer(duration).wait()
+}
+
+/// Waits until the current task's token is there, and takes it: see [`Thread::unpark`]. Unlike `std`'s it does not
+/// return for no reason; it does if the task is cancelled.
+pub fn park() {
+    let me = context::current();
+    context::wait_until(&me, Instant::NEVER, true, || me.take_token());
+}
+
+/// [`park`], for at most `duration`.
+pub fn park_timeout(duration: Duration) {
+    // The timer wakes the task, whose wait then finds the time over.
+    let _ = crate::time::timeout(duration, || {
+        park();
+        Ok(())
+    });
+}
+
+/// Runs `f` on a thread of the process's pool and waits for it as a task; on a plain thread it just runs. For what would
+/// block the worker: long computations, foreign calls.
+///
+/// # Errors
+/// [`is_canceled`](crate::is_canceled) if the task is cancelled first: an `f` that has begun runs on, its result is
+/// dropped; one that has not never runs. The system's error if the pool has no thread and can start none.
+///
+/// # Panics
+/// As `f` does.
+pub fn blocking<F, T>(f: F) -> io::Result<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    if context::with_task(|_| ()).is_none() {
+        return Ok(f());
+    }
+    op::blocking(f).wait().map_err(|error| match error {
+        towpath_loop::op::JobError::Failed(error) => error,
+        towpath_loop::op::JobError::Panicked(panic) => std::panic::resume_unwind(panic),
+    })
+}

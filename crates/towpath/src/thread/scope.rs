@@ -1,0 +1,239 @@
+//! Tasks that borrow from the frame that spawns them.
+//!
+//! `scope` returns only when all of its tasks have ended, also where it panics. That makes borrowing sound although
+//! frames of tasks can be leaked: a frame that is leaked keeps what is borrowed from it for ever.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use towpath_loop::Instant;
+
+use super::{Builder, JoinHandle, Result, Thread, spawn_thread};
+use crate::cancel;
+use crate::context;
+use crate::runtime::Handle;
+use crate::task::TaskRef;
+
+/// A scope to spawn tasks in: see [`scope`].
+pub struct Scope<'scope, 'env: 'scope> {
+    data: Arc<Data>,
+    /// Invariant in both lifetimes, as in `std`: neither may be shortened or stretched.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+struct Data {
+    running: AtomicUsize,
+    panicked: AtomicBool,
+    owner: TaskRef,
+    /// Those that may still run, for cancellation to be passed on.
+    tasks: Mutex<Vec<TaskRef>>,
+}
+
+impl Data {
+    fn cancel(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(|task| task.cancel());
+    }
+}
+
+/// Counts a task of the scope down when it is gone: its closure has run, or was dropped, and everything that it borrowed
+/// is let go.
+struct Running(Arc<Data>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Release: what the task did to what it borrowed happens before the scope returns.
+        if self.0.running.fetch_sub(1, Ordering::Release) == 1 {
+            self.0.owner.wake();
+        }
+    }
+}
+
+/// Runs `f` with a scope in which tasks can be spawned that borrow from around it, and waits until all have ended, as
+/// [`std::thread::scope`] does for threads.
+///
+/// If the current task is cancelled, so are the tasks of the scope; the scope still waits for them.
+///
+/// ```
+/// use towpath::thread;
+///
+/// let mut numbers = vec![1, 2, 3];
+/// let sum = thread::scope(|s| {
+///     let sum = s.spawn(|| numbers.iter().sum::<i32>());
+///     s.spawn(|| assert_eq!(numbers.len(), 3));
+///     sum.join().unwrap()
+/// });
+/// numbers.push(sum);
+/// assert_eq!(numbers, [1, 2, 3, 6]);
+/// ```
+///
+/// # Panics
+/// As `f` does, or if a task of the scope panicked and was not joined.
+pub fn scope<'env, F, T>(f: F) -> T
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+{
+    let owner = context::current();
+    let scope = Scope {
+        data: Arc::new(Data {
+            running: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            owner: owner.clone(),
+            tasks: Mutex::new(Vec::new()),
+        }),
+        scope: PhantomData,
+        env: PhantomData,
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
+    let data = &scope.data;
+    // Acquire: see `Running`.
+    let over = || data.running.load(Ordering::Acquire) == 0;
+    if !context::wait_until(&owner, Instant::NEVER, true, over) {
+        data.cancel();
+        while !context::wait_until(&owner, Instant::NEVER, false, over) {}
+    }
+    match result {
+        Err(panic) => resume_unwind(panic),
+        Ok(_) if data.panicked.load(Ordering::Relaxed) => panic!("a scoped task panicked"),
+        Ok(result) => result,
+    }
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Spawns a task of this scope.
+    ///
+    /// # Panics
+    /// If the system refuses a thread, outside of any runtime.
+    pub fn spawn<F, T>(&'scope self, f: F) -> ScopedJoinHandle<'scope, T>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        Builder::new().spawn_scoped(self, f).expect("failed to spawn a thread")
+    }
+
+    /// Cancels the tasks that have been spawned in this scope so far.
+    pub fn cancel(&self) {
+        self.data.cancel();
+    }
+}
+
+impl Builder {
+    /// Spawns a task of a scope with these options.
+    ///
+    /// # Errors
+    /// As [`Builder::spawn`].
+    pub fn spawn_scoped<'scope, F, T>(
+        self,
+        scope: &'scope Scope<'scope, '_>,
+        f: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        let options = self.options()?;
+        scope.data.running.fetch_add(1, Ordering::Relaxed);
+        let running = Running(scope.data.clone());
+        let panicked = scope.data.clone();
+        let body = move || {
+            // Dropped last, when `f` and everything it borrows are gone.
+            let running = running;
+            let result = catch_unwind(AssertUnwindSafe(f));
+            match result {
+                Ok(value) => Scoped { value, _running: running },
+                Err(panic) => {
+                    panicked.panicked.store(true, Ordering::Relaxed);
+                    drop(running);
+                    resume_unwind(panic)
+                }
+            }
+        };
+        let task = match Handle::try_current() {
+            Some(runtime) => {
+                // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to
+                // the result: both are gone by then. Both are `Send`.
+                let (task, handle) = unsafe { TaskRef::new(options, body) };
+                runtime.shared.spawn(task);
+                handle
+            }
+            // SAFETY: as above.
+            None => unsafe { spawn_thread(options, body) }?,
+        };
+        let mut tasks = scope.data.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.len() == tasks.capacity() {
+            // Those that have ended need not be cancelled; forgetting them keeps a scope that spawns for ever small.
+            tasks.retain(|task| !task.join.is_finished());
+        }
+        tasks.push(task.clone());
+        drop(tasks);
+        if cancel::is_canceled(&scope.data.owner) && std::ptr::eq(&*scope.data.owner, &*context::current()) {
+            task.cancel();
+        }
+        Ok(ScopedJoinHandle { handle: JoinHandle::new(task), data: scope.data.clone(), _scope: PhantomData })
+    }
+}
+
+/// A scoped task's value. Holds the scope open until it is joined or dropped, since it may borrow.
+struct Scoped<T> {
+    value: T,
+    _running: Running,
+}
+
+/// Owns the right to join a task of a scope.
+pub struct ScopedJoinHandle<'scope, T> {
+    handle: JoinHandle<Scoped<T>>,
+    data: Arc<Data>,
+    _scope: PhantomData<&'scope ()>,
+}
+
+impl<T> ScopedJoinHandle<'_, T> {
+    /// Waits until the task has ended and returns what it returned: see [`JoinHandle::join`].
+    ///
+    /// # Errors
+    /// As [`JoinHandle::join`].
+    pub fn join(self) -> Result<T> {
+        let result = self.handle.join();
+        if result.is_err() {
+            // Whoever joins has been told.
+            self.data.panicked.store(false, Ordering::Relaxed);
+        }
+        result.map(|scoped| scoped.value)
+    }
+
+    /// Cancels the task: see [`JoinHandle::cancel`].
+    pub fn cancel(&self) {
+        self.handle.cancel();
+    }
+
+    /// Whether the task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// The task's handle for everything else.
+    pub fn thread(&self) -> &Thread {
+        self.handle.thread()
+    }
+}
+
+impl fmt::Debug for Scope<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope")
+            .field("running", &self.data.running.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for ScopedJoinHandle<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopedJoinHandle").finish_non_exhaustive()
+    }
+}

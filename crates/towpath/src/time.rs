@@ -1,0 +1,7 @@
+//! Time: deadlines around any code, and the clock of the loop.
+
+pub use std::time::Duration;
+
+pub use crate::cancel::{deadline_at, timeout};
+pub use crate::thread::sleep;
+pub use towpath_loop::Instant;

@@ -1,0 +1,386 @@
+//! A worker: one thread, one loop, and the tasks that live there.
+//!
+//! The run queue holds started tasks that are ready; it belongs to this thread and needs no synchronisation. Tasks that
+//! other threads make ready come through the [`Mailbox`], and so do tasks that nobody has started, which idle workers
+//! may take away. In between, the loop's completions make tasks ready.
+//!
+//! ```text
+//!    ┌────────────────────── run until the main task is over ──────────────────────┐
+//!    │ a round of ready tasks → start unstarted ones → mail → tick of the loop     │
+//!    │ (ticks that wait only when nothing is ready, after a look at the others)    │
+//!    └─────────────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use std::any::Any;
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::VecDeque;
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use towpath_coro::{Coroutine, StackPool, State};
+use towpath_loop::Loop;
+
+use crate::context;
+pub(crate) use crate::mail::Mailbox;
+use crate::runtime::Shared;
+use crate::task::{Header, TaskRef};
+
+/// Operations that a task may complete without waiting before others get their turn.
+const INLINE_BUDGET: u32 = 128;
+/// How long tasks may run before the loop is polled again. Measured by looking at the clock every few switches.
+const POLL_EVERY: Duration = Duration::from_micros(100);
+/// The most switches between two looks at the clock.
+const CLOCK_EVERY_MAX: u32 = 256;
+/// After so many switches an unstarted task gets its turn even if started ones are ready.
+const START_EVERY: u32 = 8;
+
+/// A worker, on the thread that it is.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) loop_: Loop,
+    /// Not counted: a task that ends while it is in here leaves its reference behind, see `retire`.
+    ready: UnsafeCell<VecDeque<NonNull<Header>>>,
+    /// Tasks that have not started and may not start elsewhere.
+    local: RefCell<VecDeque<TaskRef>>,
+    /// All tasks that have started here and not finished.
+    live: RefCell<Vec<TaskRef>>,
+    stacks: RefCell<StackPool>,
+    budget: Cell<u32>,
+    /// Switches until the next look at the clock, and how many that was.
+    clock_in: Cell<u32>,
+    clock_every: Cell<u32>,
+    polled: Cell<Instant>,
+    switches: Cell<u64>,
+}
+
+/// Makes a task ready that lives on `home`. From any thread.
+pub(crate) fn wake(home: &Mailbox, task: &Header) {
+    let here = context::with_worker(|worker| {
+        let here = ptr::eq(&*worker.mailbox, home);
+        if here {
+            worker.make_ready(task);
+        }
+        here
+    });
+    if here != Some(true) {
+        home.push_ready(task);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox>,
+        loop_: Loop,
+    ) -> io::Result<Worker> {
+        let stacks = StackPool::new(towpath_coro::Config::new().stack_size(shared.stack_size))?;
+        Ok(Worker {
+            index,
+            shared,
+            mailbox,
+            loop_,
+            ready: UnsafeCell::new(VecDeque::new()),
+            local: RefCell::new(VecDeque::new()),
+            live: RefCell::new(Vec::new()),
+            stacks: RefCell::new(stacks),
+            budget: Cell::new(INLINE_BUDGET),
+            clock_in: Cell::new(1),
+            clock_every: Cell::new(1),
+            polled: Cell::new(Instant::now()),
+            switches: Cell::new(0),
+        })
+    }
+
+    /// Calls `f` with the run queue.
+    fn with_ready<R>(&self, f: impl FnOnce(&mut VecDeque<NonNull<Header>>) -> R) -> R {
+        // SAFETY: `Worker` is not `Sync`, and the closures below neither call out nor switch, so that no two of these
+        // borrows overlap.
+        f(unsafe { &mut *self.ready.get() })
+    }
+
+    /// Puts a task of this worker into the run queue, unless it is there.
+    pub(crate) fn make_ready(&self, task: &Header) {
+        if !task.local.queued.replace(true) {
+            self.with_ready(|ready| ready.push_back(NonNull::from(task)));
+        }
+    }
+
+    /// Lets the others run first.
+    pub(crate) fn yield_now(&self, task: &Header) {
+        self.make_ready(task);
+        context::suspend(task);
+    }
+
+    /// Counts an operation that completed without waiting; now and then lets the others run.
+    pub(crate) fn charge(&self) {
+        let left = self.budget.get();
+        if left > 1 {
+            self.budget.set(left - 1);
+        } else if !std::thread::panicking() {
+            context::with_task(|task| self.yield_now(task));
+        }
+    }
+
+    /// Runs tasks until `done` says so.
+    pub(crate) fn run(&self, done: impl Fn() -> bool) -> io::Result<()> {
+        while !done() {
+            self.round(&done);
+            if done() {
+                break;
+            }
+            self.collect_mail();
+            let wait = if self.has_work() || self.steal() { Some(Duration::ZERO) } else { None };
+            self.tick(wait)?;
+        }
+        Ok(())
+    }
+
+    /// Runs what is ready, and starts what is not started, until there is nothing of either or the loop is due.
+    fn round(&self, done: &impl Fn() -> bool) {
+        let mut since_start = 0;
+        loop {
+            let task = self.with_ready(VecDeque::pop_front);
+            match task {
+                Some(task) if since_start < START_EVERY => {
+                    since_start += 1;
+                    self.resume(task);
+                }
+                task => {
+                    if let Some(task) = task {
+                        self.resume(task);
+                    }
+                    since_start = 0;
+                    match self.pop_unstarted() {
+                        Some(new) => self.start(new),
+                        None if task.is_none() => return,
+                        None => {}
+                    }
+                }
+            }
+            if self.loop_is_due() || done() {
+                return;
+            }
+        }
+    }
+
+    /// Whether tasks have run for long enough since the loop was polled.
+    fn loop_is_due(&self) -> bool {
+        let left = self.clock_in.get();
+        if left > 1 {
+            self.clock_in.set(left - 1);
+            return false;
+        }
+        // The clock costs as much as some switches: looked at often only where tasks run long.
+        let elapsed = self.polled.get().elapsed();
+        let every = self.clock_every.get();
+        let every = match elapsed {
+            e if e >= POLL_EVERY => (every / 2).max(1),
+            e if e < POLL_EVERY / 4 => (every * 2).min(CLOCK_EVERY_MAX),
+            _ => every,
+        };
+        self.clock_every.set(every);
+        self.clock_in.set(every);
+        elapsed >= POLL_EVERY
+    }
+
+    fn collect_mail(&self) {
+        self.mailbox.take_ready(|task| self.make_ready(&task));
+    }
+
+    /// Queues a task that must start here.
+    pub(crate) fn start_later(&self, task: TaskRef) {
+        self.local.borrow_mut().push_back(task);
+    }
+
+    fn pop_unstarted(&self) -> Option<TaskRef> {
+        let local = self.local.borrow_mut().pop_front();
+        local.or_else(|| self.mailbox.pop_unstarted())
+    }
+
+    fn has_work(&self) -> bool {
+        self.with_ready(|ready| !ready.is_empty())
+            || !self.local.borrow().is_empty()
+            || self.mailbox.unstarted() > 0
+    }
+
+    fn tick(&self, wait: Option<Duration>) -> io::Result<()> {
+        if wait.is_none() && !self.shared.begin_idle(self.index) {
+            // Something came while it was being said.
+            self.loop_.tick(Some(Duration::ZERO))?;
+        } else {
+            let ticked = self.loop_.tick(wait);
+            if wait.is_none() {
+                self.shared.end_idle(self.index);
+            }
+            ticked?;
+        }
+        self.collect_mail();
+        self.polled.set(Instant::now());
+        self.clock_in.set(self.clock_every.get());
+        self.publish();
+        Ok(())
+    }
+
+    /// Lets others see how this worker is doing.
+    fn publish(&self) {
+        self.shared.counters[self.index].publish(&self.loop_.stats(), self.switches.get());
+    }
+
+    /// Takes unstarted tasks from another worker. True if there were any.
+    fn steal(&self) -> bool {
+        let all = &self.shared.mailboxes;
+        let others = (1..all.len()).map(|step| &all[(self.index + step) % all.len()]);
+        for other in others {
+            if other.steal_into(&self.mailbox) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives a task its stack, and its home here, and runs it for the first time.
+    pub(crate) fn start(&self, task: TaskRef) {
+        if task.is_canceled() {
+            // SAFETY: it has not run, and with the scheduler's reference nobody can start it.
+            return unsafe { task.refuse(Box::new(crate::Canceled)) };
+        }
+        let stack = match task.stack_size {
+            Some(size) => towpath_coro::Stack::new(size),
+            None => self.stacks.borrow_mut().take(),
+        };
+        let stack = match stack {
+            Ok(stack) => stack,
+            Err(error) => {
+                let error = io::Error::new(error.kind(), format!("no stack for {}: {error}", task.label()));
+                // SAFETY: as above.
+                return unsafe { task.refuse(Box::new(error) as Box<dyn Any + Send>) };
+            }
+        };
+        task.settle(&self.mailbox);
+        let body = task.as_ptr();
+        let mut coroutine = Coroutine::new(stack, move |yielder, ()| {
+            // SAFETY: `live` keeps the task until its coroutine has finished.
+            let task = unsafe { TaskRef::from_alive(body) };
+            task.local.yielder.set(yielder);
+            // SAFETY: started once, here, where it is to live.
+            unsafe { task.run() };
+        });
+        match &task.name {
+            Some(name) => coroutine.set_name(name),
+            None => coroutine.set_name(&task.label()),
+        }
+        // SAFETY: nobody else touches a task's coroutine, and it is not running.
+        unsafe { *task.local.coroutine.get() = Some(coroutine) };
+        {
+            let mut live = self.live.borrow_mut();
+            task.local.place.set(live.len());
+            live.push(task.clone());
+            self.mailbox.live.store(live.len(), Ordering::Relaxed);
+        }
+        self.resume(task.as_ptr());
+    }
+
+    /// Runs a task of this worker until it suspends or ends.
+    fn resume(&self, pointer: NonNull<Header>) {
+        // SAFETY: tasks in the run queue are alive: `live` holds them, or the reference that `retire` left behind.
+        let task = unsafe { pointer.as_ref() };
+        task.local.queued.set(false);
+        if task.local.finished.get() {
+            // It ended while it was in the queue, see `retire`.
+            // SAFETY: the reference left behind.
+            return drop(unsafe { TaskRef::from_raw(pointer) });
+        }
+        self.budget.set(INLINE_BUDGET);
+        self.switches.set(self.switches.get() + 1);
+        let before = context::set_task(task);
+        // SAFETY: only this worker touches the coroutines of its tasks, one at a time, and never that of the task that
+        // runs: tasks reach their yielder, not this.
+        let coroutine = unsafe { &mut *task.local.coroutine.get() };
+        let state = coroutine.as_mut().expect("a started task has a coroutine").resume(());
+        context::set_task(before);
+        if let State::Finished(result) = state {
+            // The body catches its panics; one that gets here is ours.
+            debug_assert!(result.is_ok());
+            self.retire(task);
+        }
+    }
+
+    /// A task has ended: its stack is free, and it lives here no more.
+    fn retire(&self, task: &Header) {
+        task.local.finished.set(true);
+        // SAFETY: as in `resume`; it has finished.
+        let coroutine = unsafe { (*task.local.coroutine.get()).take() };
+        let stack = coroutine.expect("a started task has a coroutine").into_stack();
+        if task.stack_size.is_none() {
+            self.stacks.borrow_mut().give(stack);
+        }
+        let mut live = self.live.borrow_mut();
+        let place = task.local.place.get();
+        let removed = live.swap_remove(place);
+        debug_assert!(ptr::eq(&*removed, task));
+        if let Some(moved) = live.get(place) {
+            moved.local.place.set(place);
+        }
+        self.mailbox.live.store(live.len(), Ordering::Relaxed);
+        drop(live);
+        if task.local.queued.get() {
+            // The run queue still names it: the reference goes with that.
+            std::mem::forget(removed);
+        }
+    }
+
+    /// Ends all that lives here: cancels it, runs it to its end, at most until `limit`. Returns the labels of what would
+    /// not end; that is leaked, with its stacks.
+    pub(crate) fn shut_down(&self, limit: Instant) -> Vec<String> {
+        loop {
+            let local = self.local.take();
+            for task in self.mailbox.close().into_iter().chain(local) {
+                // SAFETY: it has not run; the queue's reference was the only one that could start it.
+                unsafe { task.refuse(Box::new(crate::Canceled)) };
+            }
+            let tasks: Vec<TaskRef> =
+                self.live.borrow().iter().filter(|task| !task.is_canceled()).cloned().collect();
+            tasks.iter().for_each(|task| task.cancel());
+            drop(tasks);
+            if self.live.borrow().is_empty() && self.local.borrow().is_empty() {
+                break;
+            }
+            let now = Instant::now();
+            if now >= limit {
+                break;
+            }
+            self.round(&|| false);
+            self.collect_mail();
+            let wait =
+                if self.has_work() { Duration::ZERO } else { (limit - now).min(Duration::from_millis(100)) };
+            if !self.live.borrow().is_empty() && self.loop_.tick(Some(wait)).is_ok() {
+                self.collect_mail();
+            }
+        }
+        let left = std::mem::take(&mut *self.live.borrow_mut());
+        let labels = left.iter().map(|task| task.label()).collect();
+        for task in left {
+            // Whoever wakes it from now on wakes nobody. The reference goes with the stack: leaked.
+            task.local.finished.set(true);
+            std::mem::forget(task);
+        }
+        // References that ended tasks left behind go; leaked tasks are leaked with theirs.
+        for pointer in self.with_ready(std::mem::take) {
+            // SAFETY: as in `resume`.
+            let task = unsafe { pointer.as_ref() };
+            task.local.queued.set(false);
+            if task.local.coroutine_is_gone() {
+                // SAFETY: as in `resume`.
+                drop(unsafe { TaskRef::from_raw(pointer) });
+            }
+        }
+        self.publish();
+        labels
+    }
+}
