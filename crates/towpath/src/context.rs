@@ -34,6 +34,7 @@ pub(crate) fn current() -> TaskRef {
 }
 
 /// Calls `f` with the current task, if a task with a stack of its own is running.
+#[inline(always)]
 pub(crate) fn with_task<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
     // SAFETY: the task that runs is alive, and stays so while it runs, which it does until `f` returns (or it is
     // suspended in `f`, which keeps it as well).
@@ -42,6 +43,7 @@ pub(crate) fn with_task<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
 }
 
 /// Calls `f` with the worker that this thread is, if it is one.
+#[inline(always)]
 pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
     // SAFETY: a worker takes itself out of the cell before it goes, in `enter`.
     unsafe { WORKER.get().as_ref() }.map(f)
@@ -76,6 +78,7 @@ pub(crate) fn run_on_thread(task: &TaskRef) {
 }
 
 /// Names the task that runs, and returns who ran before.
+#[inline(always)]
 pub(crate) fn set_task(task: *const Header) -> *const Header {
     TASK.replace(task)
 }
@@ -114,20 +117,26 @@ fn pause(task: &Header, until: Instant) {
     }
 }
 
-/// Lets others run until the task is woken. While it unwinds nobody else may run: the thread then waits for news in
+/// Lets others run until the task is woken. Inlined, as all around a switch is: the processor predicts returns by a
+/// stack of its own, which a switch makes wrong, so that every frame left after one costs a misprediction. While it unwinds nobody else may run: the thread then waits for news in
 /// place.
+#[inline(always)]
 pub(crate) fn suspend(task: &Header) {
     if std::thread::panicking() {
-        let ticked = towpath_loop::Loop::current().and_then(|loop_| loop_.tick_frames());
-        if let Err(error) = ticked {
-            eprintln!("towpath: {} cannot wait while it unwinds: {error}", task.label());
-            std::process::abort();
-        }
-        return;
+        return wait_in_place(task);
     }
     let yielder = task.local.yielder.get();
     // SAFETY: the task runs, so its yielder is on its stack, below this frame.
     unsafe { &*yielder }.suspend(());
+}
+
+#[cold]
+fn wait_in_place(task: &Header) {
+    let ticked = towpath_loop::Loop::current().and_then(|loop_| loop_.tick_frames());
+    if let Err(error) = ticked {
+        eprintln!("towpath: {} cannot wait while it unwinds: {error}", task.label());
+        std::process::abort();
+    }
 }
 
 /// The loop's way into tasks.

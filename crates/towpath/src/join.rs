@@ -1,7 +1,6 @@
 //! Where a task's end meets whoever joins it: finished, awaited, given up, in any order and on any threads.
 
-use std::cell::UnsafeCell;
-
+use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::task::TaskRef;
 
@@ -15,7 +14,8 @@ const DETACHED: u8 = 4;
 /// The state of a join.
 pub(crate) struct JoinCell {
     state: AtomicU8,
-    /// Written by the handle while `AWAITED` is not set, taken by whoever clears it (or finishes while it is set).
+    /// The handle's while `AWAITED` is not set, written by it; then the end's, which takes it. But for an end that came
+    /// before the bit: that does not look at it any more.
     waiter: UnsafeCell<Option<TaskRef>>,
 }
 
@@ -43,8 +43,9 @@ impl JoinCell {
         if before & DETACHED != 0 {
             Finish::Detached
         } else if before & AWAITED != 0 {
-            // SAFETY: the bit was set, and with FINISHED beside it nobody else clears it: see `stop_waiting`.
-            Finish::Wake(unsafe { (*self.waiter.get()).take() }.expect("AWAITED comes with a waiter"))
+            // SAFETY: the bit was set before FINISHED, so the handle touches the cell no more: see `start_waiting`.
+            let waiter = self.waiter.with_mut(|waiter| unsafe { (*waiter).take() });
+            Finish::Wake(waiter.expect("AWAITED comes with a waiter"))
         } else {
             Finish::Kept
         }
@@ -59,11 +60,11 @@ impl JoinCell {
     /// Only the handle's owner calls this, and only while not registered.
     pub(crate) fn start_waiting(&self, waiter: TaskRef) -> bool {
         // SAFETY: AWAITED is not set, so the cell is the handle owner's, who is here.
-        unsafe { *self.waiter.get() = Some(waiter) };
+        self.waiter.with_mut(|place| unsafe { *place = Some(waiter) });
         let before = self.state.fetch_or(AWAITED, Ordering::AcqRel);
         if before & FINISHED != 0 {
             // SAFETY: `finish` ran before the bit was set and did not look at the cell.
-            unsafe { *self.waiter.get() = None };
+            self.waiter.with_mut(|place| unsafe { *place = None });
             return false;
         }
         true

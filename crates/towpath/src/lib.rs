@@ -31,6 +31,7 @@
 
 mod cancel;
 mod context;
+mod idle;
 mod join;
 mod mail;
 pub mod net;

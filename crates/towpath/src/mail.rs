@@ -5,11 +5,10 @@
 
 use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError};
-
-use towpath_loop::Remote;
+use std::sync::PoisonError;
 
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{Mutex, Remote};
 use crate::task::{Header, TaskRef};
 
 /// What other threads may reach of a worker.
@@ -26,13 +25,13 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(remote: Remote) -> Mailbox {
+    pub(crate) fn new(remote: impl Into<Remote>) -> Mailbox {
         Mailbox {
             ready: AtomicPtr::new(ptr::null_mut()),
             unstarted: Mutex::new(Some(VecDeque::new())),
             waiting: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
-            remote,
+            remote: remote.into(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use towpath_loop::{BackendKind, Loop, Stats};
 
 use crate::context;
+use crate::idle::{Idle, WORKERS_MAX};
 use crate::mail::Mailbox;
 use crate::task::{Options, TaskRef};
 use crate::worker::Worker;
@@ -20,8 +21,7 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     pub(crate) counters: Vec<Counters>,
     pub(crate) stack_size: usize,
-    /// A bit for each worker that sleeps, or is about to.
-    idle: AtomicU64,
+    idle: Idle,
     /// Worker 0 is only there while `Runtime::run` is.
     first_is_there: AtomicBool,
     shutting_down: AtomicBool,
@@ -46,36 +46,19 @@ impl Counters {
     }
 }
 
-/// More workers than bits in the idle mask would not all be woken.
-const WORKERS_MAX: usize = 64;
-
 impl Shared {
     /// Says that a worker is about to sleep. False if there is a task for it to start.
     pub(crate) fn begin_idle(&self, index: usize) -> bool {
-        self.idle.fetch_or(1 << index, Ordering::SeqCst);
-        // Against `notify`: either it sees the bit, or this sees the task.
-        fence(Ordering::SeqCst);
-        if self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0) {
-            self.end_idle(index);
-            return false;
-        }
-        true
+        self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0))
     }
 
     pub(crate) fn end_idle(&self, index: usize) {
-        self.idle.fetch_and(!(1 << index), Ordering::SeqCst);
+        self.idle.end(index);
     }
 
     /// A task was put into a mailbox: wakes its worker if that sleeps, or else one that can steal it.
     fn notify(&self, target: usize) {
-        fence(Ordering::SeqCst);
-        let idle = self.idle.load(Ordering::SeqCst);
-        if idle == 0 {
-            return;
-        }
-        let wake = if idle & (1 << target) != 0 { target } else { idle.trailing_zeros() as usize };
-        // Only who clears the bit makes the system call.
-        if self.idle.fetch_and(!(1 << wake), Ordering::SeqCst) & (1 << wake) != 0 {
+        if let Some(wake) = self.idle.pick(target) {
             self.mailboxes[wake].remote.wake();
         }
     }
@@ -200,7 +183,7 @@ impl Builder {
             counters: mailboxes.iter().map(|_| Counters::default()).collect(),
             mailboxes,
             stack_size: self.stack_size,
-            idle: AtomicU64::new(0),
+            idle: Idle::new(),
             first_is_there: AtomicBool::new(false),
             shutting_down: AtomicBool::new(false),
             backend,

@@ -1,6 +1,110 @@
-//! The atomics of the parts that are model-checked: `std`'s, or `loom`'s under `cfg(loom)`.
+//! The atomics, locks and cells of the parts that are model-checked: `std`'s, or `loom`'s under `cfg(loom)`.
+//!
+//! `Arc` stays `std`'s in both, and so does what the rest of the crate uses.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic;
+pub(crate) use loom::{
+    cell::UnsafeCell,
+    sync::{Mutex, atomic},
+};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic;
+pub(crate) use std::sync::{Mutex, atomic};
+
+/// What wakes a worker; in a model that is a flag.
+#[cfg(all(test, loom))]
+pub(crate) use model::Bell as Remote;
+#[cfg(not(all(test, loom)))]
+pub(crate) use towpath_loop::Remote;
+
+/// `std`'s cell, with the interface of `loom`'s, which sees who is inside.
+#[cfg(not(loom))]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(loom))]
+impl<T> UnsafeCell<T> {
+    pub(crate) fn new(value: T) -> UnsafeCell<T> {
+        UnsafeCell(std::cell::UnsafeCell::new(value))
+    }
+
+    /// Calls `f` with the place. To use it the caller must know that nobody else does meanwhile.
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
+
+/// What the models share. Run them with `RUSTFLAGS="--cfg loom" cargo test -p towpath --release --lib loom_`.
+#[cfg(all(test, loom))]
+pub(crate) mod model {
+    use std::sync::Arc;
+
+    use loom::alloc::Track;
+    use loom::cell::UnsafeCell;
+    use loom::sync::{Condvar, Mutex};
+
+    use crate::mail::Mailbox;
+    use crate::task::{Options, TaskRef};
+
+    /// Tries what can happen with at most so many preemptions, or with any number.
+    pub(crate) fn check(preemptions: impl Into<Option<usize>>, body: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = preemptions.into();
+        builder.check(body);
+    }
+
+    /// The doorbell of a loop: stays rung until somebody has waited for it. It counts how often it is rung.
+    #[derive(Default)]
+    pub(crate) struct Bell(Mutex<(bool, usize)>, Condvar);
+
+    impl Bell {
+        pub(crate) fn wake(&self) {
+            let mut state = self.0.lock().unwrap();
+            *state = (true, state.1 + 1);
+            self.1.notify_one();
+        }
+
+        /// loom reports a deadlock if nobody ever rings.
+        pub(crate) fn wait(&self) {
+            let mut state = self.0.lock().unwrap();
+            while !std::mem::take(&mut state.0) {
+                state = self.1.wait(state).unwrap();
+            }
+        }
+
+        pub(crate) fn rings(&self) -> usize {
+            self.0.lock().unwrap().1
+        }
+    }
+
+    impl From<towpath_loop::Remote> for Bell {
+        fn from(_: towpath_loop::Remote) -> Bell {
+            unreachable!("no loop runs in a model")
+        }
+    }
+
+    pub(crate) fn mailbox() -> Arc<Mailbox> {
+        Arc::new(Mailbox::new(Bell::default()))
+    }
+
+    /// A task that lives in `home` and that nobody runs: a model acts for it.
+    pub(crate) fn settled(home: &Arc<Mailbox>) -> TaskRef {
+        // SAFETY: it borrows nothing, and is `Send`.
+        let (task, _) = unsafe { TaskRef::new(Options::default(), || ()) };
+        task.settle(home);
+        task
+    }
+
+    /// A value that loom watches: it must be written before it is read, and be dropped once.
+    pub(crate) type Value = Track<UnsafeCell<usize>>;
+
+    pub(crate) fn value(n: usize) -> Value {
+        let cell = UnsafeCell::new(0);
+        // SAFETY: nobody else has it yet.
+        cell.with_mut(|place| unsafe { *place = n });
+        Track::new(cell)
+    }
+
+    pub(crate) fn read(value: &Value) -> usize {
+        // SAFETY: whoever has it is the only one; loom checks that nobody writes it meanwhile.
+        value.get_ref().with(|place| unsafe { *place })
+    }
+}

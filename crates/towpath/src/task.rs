@@ -168,7 +168,7 @@ fn finish(header: NonNull<Header>) {
             // SAFETY: no handle is left that could take it.
             unsafe { (task.vtable.drop_result)(header) }
         }
-        crate::join::Finish::Wake(waiter) => waiter.unpark(),
+        crate::join::Finish::Wake(waiter) => waiter.wake(),
         crate::join::Finish::Kept => {}
     }
 }

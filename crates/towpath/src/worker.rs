@@ -15,6 +15,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -98,6 +99,7 @@ impl Worker {
     }
 
     /// Calls `f` with the run queue.
+    #[inline(always)]
     fn with_ready<R>(&self, f: impl FnOnce(&mut VecDeque<NonNull<Header>>) -> R) -> R {
         // SAFETY: `Worker` is not `Sync`, and the closures below neither call out nor switch, so that no two of these
         // borrows overlap.
@@ -105,6 +107,7 @@ impl Worker {
     }
 
     /// Puts a task of this worker into the run queue, unless it is there.
+    #[inline(always)]
     pub(crate) fn make_ready(&self, task: &Header) {
         if !task.local.queued.replace(true) {
             self.with_ready(|ready| ready.push_back(NonNull::from(task)));
@@ -112,6 +115,7 @@ impl Worker {
     }
 
     /// Lets the others run first.
+    #[inline(always)]
     pub(crate) fn yield_now(&self, task: &Header) {
         self.make_ready(task);
         context::suspend(task);
@@ -142,6 +146,7 @@ impl Worker {
     }
 
     /// Runs what is ready, and starts what is not started, until there is nothing of either or the loop is due.
+    #[inline(always)]
     fn round(&self, done: &impl Fn() -> bool) {
         let mut since_start = 0;
         loop {
@@ -170,12 +175,18 @@ impl Worker {
     }
 
     /// Whether tasks have run for long enough since the loop was polled.
+    #[inline(always)]
     fn loop_is_due(&self) -> bool {
         let left = self.clock_in.get();
         if left > 1 {
             self.clock_in.set(left - 1);
             return false;
         }
+        self.look_at_the_clock()
+    }
+
+    #[inline(never)]
+    fn look_at_the_clock(&self) -> bool {
         // The clock costs as much as some switches: looked at often only where tasks run long.
         let elapsed = self.polled.get().elapsed();
         let every = self.clock_every.get();
@@ -212,9 +223,9 @@ impl Worker {
     fn tick(&self, wait: Option<Duration>) -> io::Result<()> {
         if wait.is_none() && !self.shared.begin_idle(self.index) {
             // Something came while it was being said.
-            self.loop_.tick(Some(Duration::ZERO))?;
+            self.tick_loop(Some(Duration::ZERO))?;
         } else {
-            let ticked = self.loop_.tick(wait);
+            let ticked = self.tick_loop(wait);
             if wait.is_none() {
                 self.shared.end_idle(self.index);
             }
@@ -225,6 +236,15 @@ impl Worker {
         self.clock_in.set(self.clock_every.get());
         self.publish();
         Ok(())
+    }
+
+    /// Ticks the loop. A callback of the user's that panics has been reported by the panic hook and ends there: it must
+    /// not take the worker, and with it frames that tasks borrow from, along.
+    fn tick_loop(&self, wait: Option<Duration>) -> io::Result<()> {
+        match catch_unwind(AssertUnwindSafe(|| self.loop_.tick(wait))) {
+            Ok(ticked) => ticked.map(drop),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Lets others see how this worker is doing.
@@ -245,6 +265,7 @@ impl Worker {
     }
 
     /// Gives a task its stack, and its home here, and runs it for the first time.
+    #[inline(never)]
     pub(crate) fn start(&self, task: TaskRef) {
         if task.is_canceled() {
             // SAFETY: it has not run, and with the scheduler's reference nobody can start it.
@@ -271,9 +292,9 @@ impl Worker {
             // SAFETY: started once, here, where it is to live.
             unsafe { task.run() };
         });
-        match &task.name {
-            Some(name) => coroutine.set_name(name),
-            None => coroutine.set_name(&task.label()),
+        // For the message of an overflow.
+        if let Some(name) = &task.name {
+            coroutine.set_name(name);
         }
         // SAFETY: nobody else touches a task's coroutine, and it is not running.
         unsafe { *task.local.coroutine.get() = Some(coroutine) };
@@ -287,6 +308,7 @@ impl Worker {
     }
 
     /// Runs a task of this worker until it suspends or ends.
+    #[inline(always)]
     fn resume(&self, pointer: NonNull<Header>) {
         // SAFETY: tasks in the run queue are alive: `live` holds them, or the reference that `retire` left behind.
         let task = unsafe { pointer.as_ref() };
@@ -312,6 +334,7 @@ impl Worker {
     }
 
     /// A task has ended: its stack is free, and it lives here no more.
+    #[inline(never)]
     fn retire(&self, task: &Header) {
         task.local.finished.set(true);
         // SAFETY: as in `resume`; it has finished.
@@ -359,7 +382,7 @@ impl Worker {
             self.collect_mail();
             let wait =
                 if self.has_work() { Duration::ZERO } else { (limit - now).min(Duration::from_millis(100)) };
-            if !self.live.borrow().is_empty() && self.loop_.tick(Some(wait)).is_ok() {
+            if !self.live.borrow().is_empty() && self.tick_loop(Some(wait)).is_ok() {
                 self.collect_mail();
             }
         }

@@ -294,6 +294,7 @@ pub fn current() -> Thread {
 }
 
 /// Lets other tasks of this worker run first.
+#[inline]
 pub fn yield_now() {
     let yielded = context::with_task(|task| {
         if !std::thread::panicking() {
