@@ -152,7 +152,7 @@ impl Config {
 
     fn forced(&self, kind: BackendKind) -> io::Result<Box<dyn Backend>> {
         self.open(kind).map_err(|error| {
-            // The code must survive, so the hint goes to the caller only where it explains a refusal.
+            // The system's error, with its code, is the source of this one.
             if kind == BackendKind::IoUring && refused(&error) {
                 let hint = "io_uring was asked for, but this system refuses it (seccomp filter, kernel.io_uring_disabled, \
                             memlock limit or an old kernel); unset TOWPATH_BACKEND to fall back";
@@ -165,16 +165,19 @@ impl Config {
     fn best(&self) -> io::Result<Box<dyn Backend>> {
         static TOLD: Once = Once::new();
         match self.open(BackendKind::IoUring) {
-            Ok(backend) => return Ok(backend),
+            Ok(backend) => Ok(backend),
             Err(error) if refused(&error) => {
-                TOLD.call_once(|| eprintln!("towpath: io_uring is not available ({error}); using epoll"));
+                let backend = match self.open(BackendKind::Epoll) {
+                    Err(error) if refused(&error) => self.open(BackendKind::Poll),
+                    result => result,
+                }?;
+                TOLD.call_once(|| {
+                    eprintln!("towpath: io_uring is not available ({error}); using {}", backend.name());
+                });
+                Ok(backend)
             }
             // Out of descriptors, say: no reason to think that another backend would do better.
-            Err(error) => return Err(error),
-        }
-        match self.open(BackendKind::Epoll) {
-            Err(error) if refused(&error) => self.open(BackendKind::Poll),
-            result => result,
+            Err(error) => Err(error),
         }
     }
 }

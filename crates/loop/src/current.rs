@@ -44,6 +44,14 @@ pub(crate) fn hook() -> Option<&'static dyn Suspend> {
     HOOK.get()
 }
 
+/// Whether a task runs here whose worker drives this loop.
+pub(crate) fn is_tasks_loop(loop_: &Loop) -> bool {
+    hook().is_some_and(|hook| hook.current().is_some())
+        && LOOP
+            .try_with(|current| current.borrow().as_ref().is_some_and(|current| current.is(loop_)))
+            .unwrap_or(false)
+}
+
 /// A clone, so that no borrow of the thread's cell is held while a task is suspended.
 pub(crate) fn get() -> io::Result<Loop> {
     let current = LOOP.try_with(|current| current.borrow().clone());

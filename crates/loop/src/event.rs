@@ -53,22 +53,15 @@ impl Event {
     }
 
     /// Hands notifications to whoever takes them.
-    fn give(&self, count: u32) {
+    pub(crate) fn give(&self, count: u32) {
         let mut state = self.state();
         state.count = state.count.saturating_add(count).min(i32::MAX as u32);
         if let Some((shared, id)) = state.waiting.pop_front() {
             let taken = std::mem::take(&mut state.count);
-            let event = self.clone();
-            // If the operation is over by then, or its loop is gone, the notifications are somebody else's.
-            let deliver = Undelivered { event, count: taken };
+            let news = Undelivered { event: self.clone(), count: taken };
             drop(state);
-            let message = Message::Run(Box::new(move |loop_| {
-                if loop_.complete_external(id, deliver.count as i32) {
-                    deliver.delivered();
-                }
-            }));
-            // A closed loop drops the message, and with it `deliver` gives the count back.
-            drop(shared.send(message));
+            // A closed loop gives the message back; dropping it gives the count back to the event.
+            drop(shared.send(Message::Notify(id, news)));
         }
     }
 
@@ -89,13 +82,18 @@ impl Event {
 }
 
 /// Notifications on their way to an operation; they go back if they do not arrive.
-struct Undelivered {
+pub(crate) struct Undelivered {
     event: Event,
     count: u32,
 }
 
 impl Undelivered {
-    fn delivered(mut self) {
+    pub(crate) fn count(&self) -> i32 {
+        self.count as i32
+    }
+
+    /// They have arrived.
+    pub(crate) fn delivered(mut self) {
         self.count = 0;
     }
 }

@@ -5,8 +5,10 @@
 //! [`Core::begin`] → backend → [`Completions`] → [`Core::settle`] → delivery, whichever way it is waited for.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::instant::Instant;
 use crate::mpsc::{Consumer, inbox};
 use crate::op::{Begin, Detach, Operation, Options, Outcome, Started};
 use crate::operation::{Kind, OPERATIONS, OpId, Request, Support};
-use crate::remote::{Message, Remote, Shared};
+use crate::remote::{Errand, Message, Remote, Shared};
 use crate::slots::{Flags, PayloadType, Phase, Sink, Slots};
 use crate::stats::Stats;
 use crate::timer::Wheel;
@@ -49,7 +51,10 @@ pub(crate) struct Inner {
     shared: Arc<Shared>,
     /// `None` once the loop is shutting down.
     inbox: RefCell<Option<Consumer<Message>>>,
+    /// What other threads want run here, taken out of the inbox.
+    mail: RefCell<VecDeque<Errand>>,
     ticking: Cell<bool>,
+    closed: Cell<bool>,
     stopped: Cell<bool>,
     birth: Birth,
 }
@@ -118,7 +123,9 @@ impl Loop {
             }),
             shared,
             inbox: RefCell::new(Some(consumer)),
+            mail: RefCell::default(),
             ticking: Cell::new(false),
+            closed: Cell::new(false),
             stopped: Cell::new(false),
             birth,
         })))
@@ -142,12 +149,15 @@ impl Loop {
     ///
     /// Any id will do at any time: one whose operation is over is not found, whoever uses its slot now.
     pub fn cancel(&self, id: OpId) -> bool {
-        self.0.core.borrow_mut().cancel(id, |flags| flags.canceled = true)
+        !self.is_child() && self.0.core.borrow_mut().cancel(id, |flags| flags.canceled = true)
     }
 
     /// Ends an operation silently: its callback is dropped uncalled, once the kernel has let go of the operation.
     /// What it may still bring about (an accepted connection, an opened file) is closed. True if it was in flight.
     pub fn remove(&self, id: OpId) -> bool {
+        if self.is_child() {
+            return false;
+        }
         let mut core = self.0.core.borrow_mut();
         let Some(slot) = core.slots.get(id) else { return false };
         slot.flags.removed = true;
@@ -167,7 +177,12 @@ impl Loop {
         O: Operation + 'static,
         F: FnOnce(&Loop, O::Output) + 'static,
     {
-        self.0.core.borrow_mut().begin_payload(op, callback, &self.0.shared)
+        let mut core = self.0.core.borrow_mut();
+        if self.is_child() {
+            // The parent's ring must not be touched. No tick will ever deliver it either.
+            core.limit = 0;
+        }
+        core.begin_payload(op, callback, &self.0.shared)
     }
 
     /// Completes an operation that waits for something outside. False if it is over.
@@ -177,6 +192,9 @@ impl Loop {
 
     /// [Cancels](Loop::cancel) all that is in flight.
     pub fn cancel_all(&self) {
+        if self.is_child() {
+            return;
+        }
         let mut core = self.0.core.borrow_mut();
         for id in core.slots.select(|_| true) {
             core.cancel(id, |flags| flags.canceled = true);
@@ -191,26 +209,24 @@ impl Loop {
     /// panics, the panic comes out here and the rest is delivered by the next tick.
     ///
     /// # Errors
-    /// `ResourceDeadlock` from inside a callback of the same loop; `Unsupported` in a forked child, to which the loop
-    /// does not belong; the system's, if its wait fails.
+    /// `ResourceDeadlock` from inside a callback of the same loop, in a task of the worker whose loop it is (there,
+    /// wait for operations in blocking style), and after [`close`](Loop::close); `Unsupported` in a forked child, to
+    /// which the loop does not belong; the system's, if its wait fails.
     pub fn tick(&self, wait: Option<Duration>) -> io::Result<usize> {
+        if crate::current::is_tasks_loop(self) {
+            // The worker below ticks it; a callback that waits would suspend the tick with the task.
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
         let _ticking = self.enter_tick()?;
         self.gather(wait, Gather::All)?;
-        if let Some(inbox) = &mut *self.0.inbox.borrow_mut() {
-            for message in inbox.drain() {
-                match message {
-                    Message::Run(f) => f(self),
-                    Message::Complete(id, result) => {
-                        self.complete_external(id, result);
-                    }
-                }
+        let errands = self.0.mail.borrow().len();
+        for _ in 0..errands {
+            let errand = self.0.mail.borrow_mut().pop_front();
+            if let Some(errand) = errand {
+                errand(self);
             }
         }
-        let due = {
-            let mut core = self.0.core.borrow_mut();
-            core.absorb();
-            core.done.len()
-        };
+        let due = self.0.core.borrow().done.len();
         for _ in 0..due {
             self.deliver_next(false);
         }
@@ -305,7 +321,9 @@ impl Loop {
     /// driving this loop from another one; `None` if the backend has none. Tick once with a zero wait before
     /// polling, and poll no longer than until [`next_deadline`](Loop::next_deadline).
     pub fn with_fd<R>(&self, f: impl FnOnce(Option<BorrowedFd<'_>>) -> R) -> R {
-        f(self.0.core.borrow().backend.as_fd())
+        let fd = self.0.core.borrow().backend.as_fd().map(|fd| fd.as_raw_fd());
+        // SAFETY: the backend keeps its descriptor open, and `self` keeps the backend, until `f` has returned.
+        f(fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) }))
     }
 
     /// When the next timer or time-out is due, or a little earlier.
@@ -317,12 +335,17 @@ impl Loop {
         &self.0.shared
     }
 
+    /// Whether both are handles to one loop.
+    pub(crate) fn is(&self, other: &Loop) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn is_child(&self) -> bool {
         self.0.birth.is_child()
     }
 
     pub(crate) fn is_ticking(&self) -> bool {
-        self.0.ticking.get()
+        self.0.ticking.get() || self.0.closed.get()
     }
 
     /// Waits for completions and hands over those that somebody waits for in blocking style; callbacks stay queued.
@@ -330,10 +353,10 @@ impl Loop {
     ///
     /// # Errors
     /// As [`tick`](Loop::tick).
-    pub fn tick_frames(&self) -> io::Result<()> {
+    pub fn tick_frames(&self, wait: Option<Duration>) -> io::Result<()> {
         let _ticking = self.enter_tick()?;
         if !self.deliver_frames() {
-            self.gather(None, Gather::Frames)?;
+            self.gather(wait, Gather::Frames)?;
             self.deliver_frames();
         }
         Ok(())
@@ -367,9 +390,30 @@ impl Loop {
         any
     }
 
+    /// Takes the inbox out. News about operations count at once, errands are for the next tick.
+    fn take_mail(&self) {
+        let mut inbox = self.0.inbox.borrow_mut();
+        for message in inbox.iter_mut().flat_map(Consumer::drain) {
+            match message {
+                Message::Run(errand) => self.0.mail.borrow_mut().push_back(errand),
+                Message::Complete(id, result) => {
+                    self.complete_external(id, result);
+                }
+                Message::Notify(id, news) => {
+                    if self.complete_external(id, news.count()) {
+                        news.delivered();
+                    }
+                }
+            }
+        }
+    }
+
     fn enter_tick(&self) -> io::Result<Ticking<'_>> {
         if self.is_child() {
             return Err(forked());
+        }
+        if self.0.closed.get() {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
         if self.0.ticking.replace(true) {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
@@ -381,8 +425,10 @@ impl Loop {
     fn gather(&self, wait: Option<Duration>, what: Gather) -> io::Result<()> {
         let mut core = self.0.core.borrow_mut();
         let mut timeout = core.timeout(wait, what);
-        // The inbox is none of a frame's business: it neither keeps it awake nor may wake it.
-        let sleeps = what == Gather::All && timeout != Some(Duration::ZERO);
+        if what == Gather::All && !self.0.mail.borrow().is_empty() {
+            timeout = Some(Duration::ZERO);
+        }
+        let sleeps = timeout != Some(Duration::ZERO);
         let inbox = self.0.inbox.borrow();
         if sleeps && !inbox.as_ref().is_none_or(Consumer::prepare_sleep) {
             timeout = Some(Duration::ZERO);
@@ -395,7 +441,12 @@ impl Loop {
         result?;
         core.stats.ticks += 1;
         core.now = core.backend.now();
+        // What has completed is beyond the reach of its deadline.
+        core.absorb();
         core.expire();
+        drop(core);
+        drop(inbox);
+        self.take_mail();
         Ok(())
     }
 
@@ -439,10 +490,15 @@ impl Loop {
         if self.is_child() {
             return;
         }
-        self.0.ticking.set(true);
+        self.0.closed.set(true);
         // What comes from now on goes back to its sender; what came before is dropped undone.
         let inbox = self.0.inbox.borrow_mut().take();
-        drop(inbox.map(Consumer::close).into_iter().flatten().collect::<Vec<_>>());
+        let mut unread: VecDeque<Message> = inbox.map(Consumer::close).into_iter().flatten().collect();
+        unread.extend(self.0.mail.take().into_iter().map(Message::Run));
+        let mut panic = None;
+        while let Some(message) = unread.pop_front() {
+            panic = panic.or(catch_unwind(AssertUnwindSafe(|| drop(message))).err());
+        }
         let mut failures = 0;
         while self.in_flight() > 0 {
             {
@@ -458,16 +514,25 @@ impl Loop {
                     // leaking it.
                     Err(error) => {
                         failures += 1;
-                        assert!(
-                            failures < 100,
-                            "the backend can wait no more, with operations in flight: {error}"
-                        );
+                        if failures == 100 {
+                            eprintln!(
+                                "towpath: the event loop can wait no more with operations in flight: {error}"
+                            );
+                            std::process::abort();
+                        }
                     }
                 }
             }
             while !self.0.core.borrow().done.is_empty() {
-                self.deliver_next(true);
+                // A destructor that panics does not stop the reaping.
+                let delivered = catch_unwind(AssertUnwindSafe(|| self.deliver_next(true)));
+                panic = panic.or(delivered.err());
             }
+        }
+        if let Some(panic) = panic
+            && !std::thread::panicking()
+        {
+            resume_unwind(panic);
         }
     }
 }
@@ -477,7 +542,7 @@ impl Loop {
 enum Gather {
     /// Everything: completions at hand and the inbox keep it from sleeping.
     All,
-    /// A frame: only news from the backend.
+    /// A frame: only news about operations.
     Frames,
 }
 
@@ -742,8 +807,9 @@ impl Core {
     /// would spin on the connection that stays ready. Its error goes out after a moment.
     fn hold_back(&mut self, id: OpId, result: i32) {
         const MOMENT: u64 = 10_000_000;
+        let deadline = self.slots.at(id.index).node.deadline().unwrap_or(u64::MAX);
         self.wheel.disarm(&mut self.slots, id.index);
-        self.wheel.arm(&mut self.slots, id.index, self.backend.now().saturating_add(MOMENT));
+        self.wheel.arm(&mut self.slots, id.index, deadline.min(self.backend.now().saturating_add(MOMENT)));
         let slot = self.slots.at(id.index);
         slot.phase = Phase::Loop;
         slot.word = result as u32;
@@ -785,7 +851,7 @@ impl Core {
 
 /// Whether an accept failed for want of something that only time brings.
 fn is_exhaustion(result: i32) -> bool {
-    matches!(-result, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    matches!(result.wrapping_neg(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
 }
 
 /// Moves a transfer's request past the `n` bytes that are done. False if nothing is left.
@@ -825,16 +891,11 @@ where
 {
     /// # Safety
     /// `place` holds a payload of these types, which is moved out and not used again.
-    unsafe fn take<O: Operation, F>(
-        place: *mut u8,
-        loop_: &Loop,
-        id: OpId,
-        outcome: Outcome,
-    ) -> (O::Output, F) {
+    unsafe fn take<O, F>(place: *mut u8, loop_: &Loop, id: OpId) -> Payload<O, F> {
         // SAFETY: the caller's promise.
-        let Payload { op, callback } = unsafe { place.cast::<Payload<O, F>>().read() };
+        let payload = unsafe { place.cast::<Payload<O, F>>().read() };
         loop_.0.core.borrow_mut().slots.vacate(id);
-        (op.finish(outcome), callback)
+        payload
     }
     /// # Safety
     /// As `take`.
@@ -844,15 +905,16 @@ where
         F: FnOnce(&Loop, O::Output),
     {
         // SAFETY: the caller's promise.
-        let (output, callback) = unsafe { take::<O, F>(place, loop_, id, outcome) };
-        callback(loop_, output);
+        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        callback(loop_, op.finish(outcome));
     }
     /// # Safety
     /// As `take`.
     unsafe fn discard<O: Operation, F>(place: *mut u8, loop_: &Loop, id: OpId, outcome: Outcome) {
-        // A late result is dropped as what it is: an accepted socket closes, a buffer is freed.
         // SAFETY: the caller's promise.
-        drop(unsafe { take::<O, F>(place, loop_, id, outcome) });
+        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        op.discard(outcome);
+        drop(callback);
     }
     const { &PayloadType { deliver: deliver::<O, F>, discard: discard::<O, F> } }
 }

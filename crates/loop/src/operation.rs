@@ -303,6 +303,8 @@ impl Request {
     pub fn direction(&self) -> Option<Direction> {
         match (self.kind().describe().elsewhere, self) {
             (Elsewhere::Ready(direction), _) => Some(direction),
+            // It never blocks, but what was to be sent before it is sent before it.
+            (_, Request::Shutdown { how, .. }) if *how != libc::SHUT_RD => Some(Direction::Write),
             (Elsewhere::Wait, Request::Poll { events, .. }) => {
                 let read = (libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP) as u16;
                 let write_only = events & libc::POLLOUT as u16 != 0 && events & read == 0;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backend::Wake;
+use crate::event::Undelivered;
 use crate::event_loop::Loop;
 use crate::mpsc::{Inbox, Ring};
 use crate::op::Detach;
@@ -16,10 +17,15 @@ use crate::operation::OpId;
 /// What other threads tell a loop.
 pub(crate) enum Message {
     /// Do this.
-    Run(Box<dyn FnOnce(&Loop) + Send>),
+    Run(Errand),
     /// An operation that waits for something outside has this result.
     Complete(OpId, i32),
+    /// An operation that waits for an event is notified.
+    Notify(OpId, Undelivered),
 }
+
+/// Something to be done on a loop's thread.
+pub(crate) type Errand = Box<dyn FnOnce(&Loop) + Send>;
 
 /// The part of a loop that all threads share.
 pub(crate) struct Shared {

@@ -58,9 +58,21 @@ impl Socket {
 }
 
 impl From<OwnedFd> for Socket {
-    /// Takes the descriptor over. For sockets: make it non-blocking first; the readiness backends need it for
-    /// accepting and connecting.
+    /// Takes the descriptor over. A socket is made non-blocking, and stays so when it is given up again: an accept or a
+    /// connect would otherwise block the loop.
     fn from(fd: OwnedFd) -> Socket {
+        // What is no socket has no operation that could block, and its mode may be shared with another process.
+        if rustix::net::sockopt::socket_type(&fd).is_ok() {
+            // A socket takes every mode.
+            let _ = rustix::io::ioctl_fionbio(&fd, true);
+        }
+        Socket::new(fd)
+    }
+}
+
+impl Socket {
+    /// Takes over a descriptor that does not block, or of which nothing that could is asked.
+    fn new(fd: OwnedFd) -> Socket {
         Socket(Arc::new(Inner { fd, identity: next_identity(), closed: AtomicBool::new(false) }))
     }
 }
@@ -137,7 +149,7 @@ impl Target<'_> {
             Target::Borrowed(socket) => Target::Shared(socket.clone()),
             Target::Shared(socket) => Target::Shared(socket),
             Target::Foreign(fd) => match fd.try_clone_to_owned() {
-                Ok(fd) => Target::Shared(Socket::from(fd)),
+                Ok(fd) => Target::Shared(Socket::new(fd)),
                 Err(error) => Target::Lost(error.raw_os_error().unwrap_or(libc::EBADF)),
             },
             Target::Lost(errno) => Target::Lost(errno),
@@ -148,7 +160,7 @@ impl Target<'_> {
 /// A new descriptor out of a result that says so.
 pub(crate) fn adopt(result: i32) -> Socket {
     // SAFETY: the operation's result is a descriptor that the kernel has just made for it; it is reported once.
-    unsafe { Socket::from_raw_fd(result) }
+    Socket::new(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
 /// Gives the raw descriptor up for a close operation.

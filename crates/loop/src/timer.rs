@@ -60,6 +60,13 @@ enum Place {
 
 const _: () = assert!(size_of::<Node>() == 24);
 
+impl Node {
+    /// When it is due, if it is armed.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        (self.place != Place::Idle).then_some(self.deadline)
+    }
+}
+
 /// Where the nodes live. The same index must give the same node for as long as that is armed.
 pub(crate) trait Nodes {
     /// The node of `index`.
@@ -335,12 +342,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-
-    impl Node {
-        fn deadline(&self) -> Option<u64> {
-            (self.place != Place::Idle).then_some(self.deadline)
-        }
-    }
 
     impl Nodes for Vec<Node> {
         fn node(&mut self, index: u32) -> &mut Node {

@@ -94,7 +94,7 @@ fn wait_on(loop_: &Loop, options: Options, start: impl FnOnce(&Begin<'_>) -> Sta
     }
     let hook = current::hook();
     let task = hook.and_then(|hook| Some((hook, hook.current()?)));
-    if task.is_none() && loop_.is_ticking() {
+    if loop_.is_ticking() {
         // Inside a callback of the loop that would have to be driven.
         return Outcome::error(libc::EDEADLK);
     }
@@ -133,7 +133,7 @@ fn suspend(loop_: &Loop, hook: &'static dyn Suspend, waiting: &Waiting, id: OpId
     let outcome = loop {
         if std::thread::panicking() {
             // Others would find `thread::panicking()` true in their frames: carry this one operation through here.
-            if loop_.tick_frames().is_err() {
+            if loop_.tick_frames(None).is_err() {
                 std::process::abort();
             }
         } else {
@@ -183,7 +183,7 @@ fn drive(loop_: &Loop, hook: Option<&'static dyn Suspend>, waiting: &Waiting, id
                 loop_.cancel(id);
                 let frozen = Frozen;
                 while waiting.outcome().is_none() {
-                    if loop_.tick_frames().is_err() {
+                    if loop_.tick_frames(None).is_err() {
                         std::process::abort();
                     }
                 }

@@ -35,8 +35,7 @@ pub(crate) fn is_canceled(task: &Header) -> bool {
         match &link.kind {
             Kind::Shield => return false,
             Kind::Deadline { at, fired } => {
-                // A thread that blocks outside its loop sees no timer fire.
-                if fired.get() || (!task.has_stack() && Instant::now() >= *at) {
+                if fired.get() || (no_timers(task) && Instant::now() >= *at) {
                     return true;
                 }
             }
@@ -44,6 +43,12 @@ pub(crate) fn is_canceled(task: &Header) -> bool {
         scope = link.outer;
     }
     task.is_canceled()
+}
+
+/// Whether the current task may see no timer fire: a thread that blocks outside its loop does not, nor does a task that
+/// waits in place because it unwinds.
+fn no_timers(task: &Header) -> bool {
+    !task.has_stack() || std::thread::panicking()
 }
 
 /// The earliest deadline around the current wait of `task`, which is the current one.
@@ -155,7 +160,7 @@ fn limit<T>(at: Instant, duration: Option<Duration>, f: impl FnOnce() -> io::Res
 /// outermost is what the caller can do least about: cancellation beats deadlines, an outer deadline an inner one.
 fn is_mine(scope: &Scope, task: &Header) -> bool {
     let fired = match &scope.kind {
-        Kind::Deadline { at, fired } => fired.get() || (!task.has_stack() && Instant::now() >= *at),
+        Kind::Deadline { at, fired } => fired.get() || (no_timers(task) && Instant::now() >= *at),
         Kind::Shield => false,
     };
     if !fired {

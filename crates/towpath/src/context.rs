@@ -51,14 +51,16 @@ pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
 
 /// Makes this thread a worker while `f` runs.
 pub(crate) fn enter<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
-    struct Leave(*const Worker);
+    struct Leave(*const Worker, *const Header);
     impl Drop for Leave {
         fn drop(&mut self) {
             WORKER.set(self.0);
+            TASK.set(self.1);
         }
     }
     towpath_loop::set_hook(Some(&HOOK));
-    let _leave = Leave(WORKER.replace(worker));
+    // No task runs on this worker yet, whatever this thread was doing for another one.
+    let _leave = Leave(WORKER.replace(worker), TASK.replace(ptr::null()));
     f()
 }
 
@@ -96,6 +98,8 @@ pub(crate) fn wait_until(
             return true;
         }
         if cancellable && cancel::is_canceled(task) {
+            // A loop that waits again and again must not keep the others from running.
+            with_worker(Worker::charge);
             return false;
         }
         let until = if cancellable { until.min(cancel::deadline(task)) } else { until };
@@ -132,7 +136,10 @@ pub(crate) fn suspend(task: &Header) {
 
 #[cold]
 fn wait_in_place(task: &Header) {
-    let ticked = towpath_loop::Loop::current().and_then(|loop_| loop_.tick_frames());
+    /// What is waited for may be told to this task without its loop being woken.
+    const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(1);
+    with_worker(Worker::collect_mail);
+    let ticked = towpath_loop::Loop::current().and_then(|loop_| loop_.tick_frames(Some(LOOK_AGAIN)));
     if let Err(error) = ticked {
         eprintln!("towpath: {} cannot wait while it unwinds: {error}", task.label());
         std::process::abort();

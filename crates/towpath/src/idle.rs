@@ -54,3 +54,146 @@ impl Idle {
         None
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sleep_is_ended_by_one_and_the_preferred_worker_comes_first() {
+        let idle = Idle::new();
+        assert_eq!(idle.pick(0), None);
+        for worker in [3, 63, 7] {
+            assert!(idle.begin(worker, || false));
+        }
+        assert_eq!([(); 4].map(|()| idle.pick(63)), [Some(63), Some(3), Some(7), None]);
+    }
+
+    #[test]
+    fn a_worker_that_has_work_or_is_awake_again_is_not_picked() {
+        let idle = Idle::new();
+        assert!(!idle.begin(0, || true));
+        assert!(idle.begin(1, || false));
+        idle.end(1);
+        assert_eq!(idle.pick(0), None);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::thread;
+
+    use super::*;
+    use crate::mail::Mailbox;
+    use crate::sync::model::{check, mailbox};
+    use crate::task::{Options, TaskRef};
+
+    struct Workers {
+        mailboxes: Vec<Arc<Mailbox>>,
+        idle: Idle,
+    }
+
+    impl Workers {
+        fn new(count: usize) -> Arc<Workers> {
+            Arc::new(Workers { mailboxes: (0..count).map(|_| mailbox()).collect(), idle: Idle::new() })
+        }
+
+        /// As `Shared::spawn`.
+        fn spawn(&self, target: usize) {
+            // SAFETY: it borrows nothing, and is `Send`.
+            let (task, _) = unsafe { TaskRef::new(Options::default(), || ()) };
+            assert!(self.mailboxes[target].push_unstarted(task).is_ok());
+            if let Some(wake) = self.idle.pick(target) {
+                self.mailboxes[wake].remote.wake();
+            }
+        }
+
+        /// As `Worker::run`, for one that starts `tasks` tasks and is then busy for ever.
+        fn work(&self, index: usize, tasks: usize) {
+            let mine = &self.mailboxes[index];
+            let mut started = 0;
+            loop {
+                while let Some(task) = mine.pop_unstarted() {
+                    // SAFETY: it came out of the queue, once.
+                    unsafe { task.run() };
+                    started += 1;
+                    if started == tasks {
+                        return;
+                    }
+                }
+                let mut others = self.mailboxes.iter().filter(|other| !Arc::ptr_eq(other, mine));
+                if others.any(|other| other.steal_into(mine)) {
+                    continue;
+                }
+                if self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0)) {
+                    mine.remote.wait();
+                    self.idle.end(index);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn loom_a_worker_that_falls_asleep_starts_what_is_queued() {
+        check(4, || {
+            let workers = Workers::new(1);
+            let spawner = thread::spawn({
+                let workers = workers.clone();
+                move || (0..2).for_each(|_| workers.spawn(0))
+            });
+            workers.work(0, 2);
+            spawner.join().unwrap();
+        });
+    }
+
+    /// The worker in whose mailbox the task is put is not there.
+    #[test]
+    fn loom_a_worker_that_falls_asleep_steals_what_is_queued_elsewhere() {
+        check(None, || {
+            let workers = Workers::new(2);
+            let spawner = thread::spawn({
+                let workers = workers.clone();
+                move || workers.spawn(0)
+            });
+            workers.work(1, 1);
+            spawner.join().unwrap();
+        });
+    }
+
+    /// Two tasks, two workers that take one and no more: neither task waits while a worker sleeps.
+    #[test]
+    fn loom_two_spawns_wake_two_workers() {
+        check(2, || {
+            let workers = Workers::new(2);
+            let threads = [0, 1].map(|n| {
+                let workers = workers.clone();
+                thread::spawn(move || match n {
+                    0 => workers.spawn(0),
+                    _ => workers.work(1, 1),
+                })
+            });
+            let worker = thread::spawn({
+                let workers = workers.clone();
+                move || workers.work(0, 1)
+            });
+            workers.spawn(0);
+            threads.into_iter().chain([worker]).for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn loom_no_sleep_is_ended_twice() {
+        check(None, || {
+            let idle = Arc::new(Idle::new());
+            assert!(idle.begin(0, || false) && idle.begin(1, || false));
+            let other = thread::spawn({
+                let idle = idle.clone();
+                move || idle.pick(0)
+            });
+            let picked = [idle.pick(0), other.join().unwrap()];
+            assert!(picked == [Some(0), Some(1)] || picked == [Some(1), Some(0)], "{picked:?}");
+        });
+    }
+}

@@ -75,3 +75,111 @@ impl JoinCell {
         self.state.fetch_or(DETACHED, Ordering::AcqRel) & FINISHED != 0
     }
 }
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::thread;
+
+    use crate::sync::model::{Value, check, mailbox, read, settled, value};
+    use crate::task::{Options, TaskRef};
+    use crate::thread::JoinHandle;
+
+    /// A task with a result that loom watches, and its handle.
+    fn task() -> (TaskRef, TaskRef) {
+        let captured = value(7);
+        // SAFETY: it borrows nothing, and both are `Send`.
+        unsafe { TaskRef::new(Options::default(), move || value(read(&captured) + 1)) }
+    }
+
+    /// The end of a task: either way there is.
+    fn end(task: &TaskRef, refuse: bool) {
+        // SAFETY: called once for each task.
+        unsafe {
+            match refuse {
+                true => task.refuse(Box::new(value(0))),
+                false => task.run(),
+            }
+        }
+    }
+
+    /// What `JoinHandle::join` does in a task that a worker runs: waits, if it has to, until it is made ready and the
+    /// other is over. `token` if it has a park token meanwhile, which is none of a join's business.
+    fn join(refuse: bool, token: bool) {
+        let (task, handle) = task();
+        let home = mailbox();
+        let me = settled(&home);
+        if token {
+            me.unpark();
+            home.take_ready(drop);
+            home.remote.wait();
+        }
+        let body = thread::spawn(move || end(&task, refuse));
+        let mut waited = false;
+        if !handle.join.is_finished() && handle.join.start_waiting(me.clone()) {
+            waited = true;
+            while !handle.join.is_finished() {
+                let mut resumed = false;
+                home.take_ready(|_| resumed = true);
+                if !resumed {
+                    home.remote.wait();
+                }
+            }
+        }
+        // SAFETY: it has finished, with a `Value`, and nobody else takes it.
+        let result = unsafe { handle.take::<Value>() };
+        assert_eq!(result.map(|value| read(&value)).ok(), if refuse { None } else { Some(8) });
+        body.join().unwrap();
+        home.take_ready(drop);
+        assert_eq!(
+            home.remote.rings(),
+            usize::from(waited) + usize::from(token),
+            "woken exactly if it waits"
+        );
+        assert_eq!(me.take_token(), token, "a join leaves the token as it is");
+        drop(me);
+        assert_eq!(std::sync::Arc::strong_count(&home), 1, "the waiter is not let go");
+    }
+
+    #[test]
+    fn loom_a_join_takes_the_result_and_is_woken_if_it_waits() {
+        check(None, || join(false, false));
+    }
+
+    #[test]
+    fn loom_a_join_is_woken_also_with_a_token() {
+        check(None, || join(false, true));
+    }
+
+    #[test]
+    fn loom_a_join_of_a_refused_task_takes_its_reason() {
+        check(None, || join(true, false));
+    }
+
+    /// loom sees a result that is leaked, or dropped twice.
+    #[test]
+    fn loom_a_dropped_handle_and_the_end_drop_the_result_once() {
+        for refuse in [false, true] {
+            check(None, move || {
+                let (task, handle) = task();
+                let body = thread::spawn(move || end(&task, refuse));
+                drop(JoinHandle::<Value>::new(handle));
+                body.join().unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn loom_who_sees_it_finished_sees_the_result() {
+        check(None, || {
+            let (task, handle) = task();
+            let body = thread::spawn(move || end(&task, false));
+            if handle.join.is_finished() {
+                // SAFETY: as in `join`.
+                assert_eq!(unsafe { handle.take::<Value>() }.map(|value| read(&value)).ok(), Some(8));
+            } else {
+                drop(JoinHandle::<Value>::new(handle));
+            }
+            body.join().unwrap();
+        });
+    }
+}

@@ -137,3 +137,296 @@ impl Mailbox {
         result
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use towpath_loop::Loop;
+
+    use super::*;
+    use crate::task::Options;
+
+    fn task() -> TaskRef {
+        // SAFETY: it borrows nothing, and is `Send`.
+        unsafe { TaskRef::new(Options::default(), || ()) }.0
+    }
+
+    fn ids(mailbox: &Mailbox) -> Vec<u64> {
+        let mut ids = Vec::new();
+        mailbox.take_ready(|task| ids.push(task.id));
+        ids
+    }
+
+    #[test]
+    fn ready_tasks_come_once_and_oldest_first() {
+        let mailbox = Mailbox::new(Loop::new().unwrap().remote());
+        let tasks = [task(), task(), task()];
+        for n in [1, 0, 1, 2, 0] {
+            mailbox.push_ready(&tasks[n]);
+        }
+        assert_eq!(ids(&mailbox), [tasks[1].id, tasks[0].id, tasks[2].id]);
+        assert_eq!(ids(&mailbox), []);
+        mailbox.push_ready(&tasks[1]);
+        assert_eq!(ids(&mailbox), [tasks[1].id], "out of the list, it can be put in again");
+    }
+
+    #[test]
+    fn a_task_can_be_put_in_again_while_it_is_looked_at() {
+        let mailbox = Mailbox::new(Loop::new().unwrap().remote());
+        mailbox.push_ready(&task());
+        let mut taken = 0;
+        mailbox.take_ready(|task| {
+            taken += 1;
+            mailbox.push_ready(&task);
+        });
+        mailbox.take_ready(|_| taken += 1);
+        assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn the_newer_half_is_stolen_and_a_closed_mailbox_gives_back() {
+        let loop_ = Loop::new().unwrap();
+        let [a, b] = [0; 2].map(|_| Mailbox::new(loop_.remote()));
+        let tasks: Vec<_> = (0..5).map(|_| task()).collect();
+        let id = |task: Option<TaskRef>| tasks.iter().position(|t| Some(t.id) == task.as_ref().map(|t| t.id));
+        tasks.iter().for_each(|task| assert!(a.push_unstarted(task.clone()).is_ok()));
+        assert!(a.steal_into(&b));
+        assert_eq!((a.unstarted(), b.unstarted()), (2, 3));
+        assert_eq!([id(a.pop_unstarted()), id(b.pop_unstarted())], [Some(0), Some(2)]);
+        assert!(a.steal_into(&b) && !a.steal_into(&b), "the last one can be stolen as well");
+        assert_eq!((a.unstarted(), b.unstarted()), (0, 3));
+        let rest: Vec<_> = b.close().into_iter().map(|task| id(Some(task)).unwrap()).collect();
+        assert_eq!(rest, [3, 4, 1]);
+        assert_eq!(id(b.push_unstarted(tasks[0].clone()).err()), Some(0));
+        assert!(b.pop_unstarted().is_none() && !b.steal_into(&a) && b.close().is_empty());
+    }
+
+    /// A real sleep of a real loop: a wake-up that is lost hangs the test.
+    #[test]
+    fn wakes_from_three_threads_reach_a_worker_that_sleeps() {
+        const EACH: usize = 100_000;
+        let loop_ = Loop::new().unwrap();
+        let mailbox = Mailbox::new(loop_.remote());
+        let tasks = [task(), task()];
+        let news = [0; 2].map(AtomicUsize::new);
+        let (news, mailbox, tasks) = (&news, &mailbox, &tasks);
+        thread::scope(|scope| {
+            for thread in 0..3 {
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        let n = (n + thread) % 2;
+                        news[n].fetch_add(1, Ordering::Relaxed);
+                        mailbox.push_ready(&tasks[n]);
+                        if thread == 0 {
+                            // Leaves the worker time to fall asleep.
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut seen = 0;
+            while seen < 3 * EACH {
+                mailbox.take_ready(|task| {
+                    let n = tasks.iter().position(|t| t.id == task.id).unwrap();
+                    seen += news[n].swap(0, Ordering::Relaxed);
+                });
+                if seen < 3 * EACH {
+                    loop_.tick(None).unwrap();
+                }
+            }
+            assert_eq!(seen, 3 * EACH);
+        });
+    }
+
+    #[test]
+    fn under_stress_each_unstarted_task_is_started_once_or_given_back() {
+        const TASKS: usize = 50_000;
+        let loop_ = Loop::new().unwrap();
+        let mailboxes = &[0; 3].map(|_| Mailbox::new(loop_.remote()));
+        let counts: &Vec<_> = &(0..TASKS).map(|_| AtomicUsize::new(0)).collect();
+        let (next, barrier) = (&AtomicUsize::new(0), &Barrier::new(5));
+        let count = |task: TaskRef| {
+            counts[task.name.as_ref().unwrap().parse::<usize>().unwrap()].fetch_add(1, Ordering::Relaxed);
+        };
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(move || {
+                    barrier.wait();
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        if n >= TASKS {
+                            break;
+                        }
+                        let options = Options { name: Some(n.to_string().into()), stack_size: None };
+                        // SAFETY: it borrows nothing, and is `Send`.
+                        let (task, _) = unsafe { TaskRef::new(options, || ()) };
+                        mailboxes[n % 3].push_unstarted(task).unwrap_or_else(count);
+                    }
+                });
+            }
+            for me in 0..3 {
+                scope.spawn(move || {
+                    barrier.wait();
+                    // Closes while the spawners are still at it.
+                    while next.load(Ordering::Relaxed) < TASKS / 2 {
+                        while let Some(task) = mailboxes[me].pop_unstarted() {
+                            count(task);
+                        }
+                        mailboxes[(me + 1) % 3].steal_into(&mailboxes[me]);
+                    }
+                    mailboxes[me].close().into_iter().for_each(count);
+                });
+            }
+        });
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::atomic::Ordering::Relaxed;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::model::{check, mailbox, read, settled, value};
+    use crate::task::Options;
+
+    /// `wakers` of each of `tasks` leave it news, which is no more than a count, and make it ready. The worker looks
+    /// after the tasks that it is given until it has had all news. Nobody rings but on an empty list.
+    fn deliver(tasks: usize, wakers: usize) {
+        let home = mailbox();
+        let tasks: Vec<_> = (0..tasks).map(|_| (settled(&home), Arc::new(AtomicUsize::new(0)))).collect();
+        let threads: Vec<_> = (0..wakers)
+            .flat_map(|_| tasks.iter().cloned())
+            .map(|(task, news)| {
+                thread::spawn(move || {
+                    news.fetch_add(1, Relaxed);
+                    task.wake();
+                })
+            })
+            .collect();
+        let (mut seen, mut lists) = (0, 0);
+        while seen < threads.len() {
+            let mut given = Vec::new();
+            home.take_ready(|task| {
+                assert!(!given.contains(&task.id), "a task is in the list twice");
+                given.push(task.id);
+                let (_, news) = tasks.iter().find(|(other, _)| other.id == task.id).unwrap();
+                // Not a read-modify-write, which would see the news without being told.
+                let had = news.load(Relaxed);
+                seen += had;
+                news.fetch_sub(had, Relaxed);
+            });
+            if !given.is_empty() {
+                lists += 1;
+            } else {
+                home.remote.wait();
+            }
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        home.take_ready(|_| lists += 1);
+        assert!(home.remote.rings() <= lists, "more rings than lists");
+        drop(tasks);
+        assert_eq!(Arc::strong_count(&home), 1, "a reference to a task is lost");
+    }
+
+    #[test]
+    fn loom_two_wakes_of_a_task_are_not_lost() {
+        check(3, || deliver(1, 2));
+    }
+
+    #[test]
+    fn loom_wakes_of_two_tasks_are_not_lost() {
+        check(3, || deliver(2, 1));
+    }
+
+    #[test]
+    fn loom_three_wakes_of_a_task_are_not_lost() {
+        check(2, || deliver(1, 3));
+    }
+
+    /// A task whose result and closure loom watches, and that counts its starts.
+    fn task(starts: &Arc<AtomicUsize>) -> TaskRef {
+        let (starts, value) = (starts.clone(), value(7));
+        let body = move || {
+            assert_eq!(read(&value), 7);
+            starts.fetch_add(1, Relaxed);
+        };
+        // SAFETY: it borrows nothing, and is `Send`.
+        unsafe { TaskRef::new(Options::default(), body) }.0
+    }
+
+    fn start(task: &TaskRef) {
+        // SAFETY: whoever takes a task out of a queue runs it; that it came out twice loom would see.
+        unsafe { task.run() }
+    }
+
+    /// Refuses it, as shutting down does.
+    fn refuse(task: &TaskRef, refused: &AtomicUsize) {
+        refused.fetch_add(1, Relaxed);
+        // SAFETY: as for `start`.
+        unsafe { task.refuse(Box::new(())) }
+    }
+
+    #[test]
+    fn loom_each_unstarted_task_is_started_once() {
+        check(3, || {
+            let (a, b, starts) = (mailbox(), mailbox(), Arc::new(AtomicUsize::new(0)));
+            let tasks = [task(&starts), task(&starts)];
+            let spawner = thread::spawn({
+                let a = a.clone();
+                move || tasks.into_iter().for_each(|task| assert!(a.push_unstarted(task).is_ok()))
+            });
+            let thief = thread::spawn({
+                let (a, b) = (a.clone(), b.clone());
+                move || {
+                    a.steal_into(&b);
+                    b.pop_unstarted().iter().for_each(start);
+                }
+            });
+            a.pop_unstarted().iter().for_each(start);
+            spawner.join().unwrap();
+            thief.join().unwrap();
+            let left = a.unstarted() + b.unstarted();
+            assert_eq!(starts.load(Relaxed) + left, 2);
+            let rest = a.close().into_iter().chain(b.close());
+            assert_eq!(rest.inspect(start).count(), left);
+        });
+    }
+
+    #[test]
+    fn loom_a_mailbox_that_closes_gives_each_task_back_or_has_started_it() {
+        check(3, || {
+            let (a, b) = (mailbox(), mailbox());
+            let (starts, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let tasks = [task(&starts), task(&starts)];
+            let spawner = thread::spawn({
+                let (a, refused) = (a.clone(), refused.clone());
+                move || {
+                    tasks
+                        .into_iter()
+                        .filter_map(|task| a.push_unstarted(task).err())
+                        .for_each(|task| refuse(&task, &refused))
+                }
+            });
+            let thief = thread::spawn({
+                let (a, b, refused) = (a.clone(), b.clone(), refused.clone());
+                move || {
+                    a.steal_into(&b);
+                    b.pop_unstarted().iter().for_each(start);
+                    b.close().iter().for_each(|task| refuse(task, &refused));
+                }
+            });
+            a.pop_unstarted().iter().for_each(start);
+            a.close().iter().for_each(|task| refuse(task, &refused));
+            spawner.join().unwrap();
+            thief.join().unwrap();
+            assert_eq!(starts.load(Relaxed) + refused.load(Relaxed), 2);
+            assert_eq!(a.unstarted() + b.unstarted(), 0);
+        });
+    }
+}

@@ -329,6 +329,10 @@ impl Runtime {
             }
         });
         self.shared.first_is_there.store(false, Ordering::Relaxed);
+        if self.shared.mailboxes[0].unstarted() > 0 {
+            // This worker may have been the one that was woken for them.
+            self.shared.notify(0);
+        }
         // SAFETY: it has finished, with a `T`, and the handle is only here.
         match unsafe { handle.take::<T>() } {
             Ok(value) => value,

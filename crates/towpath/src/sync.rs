@@ -93,18 +93,26 @@ pub(crate) mod model {
         task
     }
 
-    /// A value that loom watches: it must be written before it is read, and be dropped once.
-    pub(crate) type Value = Track<UnsafeCell<usize>>;
+    /// A value that loom watches: it must be written before it is read or dropped, and be dropped once.
+    pub(crate) struct Value(Track<UnsafeCell<usize>>);
+
+    impl Drop for Value {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                read(self);
+            }
+        }
+    }
 
     pub(crate) fn value(n: usize) -> Value {
         let cell = UnsafeCell::new(0);
         // SAFETY: nobody else has it yet.
         cell.with_mut(|place| unsafe { *place = n });
-        Track::new(cell)
+        Value(Track::new(cell))
     }
 
     pub(crate) fn read(value: &Value) -> usize {
         // SAFETY: whoever has it is the only one; loom checks that nobody writes it meanwhile.
-        value.get_ref().with(|place| unsafe { *place })
+        value.0.get_ref().with(|place| unsafe { *place })
     }
 }

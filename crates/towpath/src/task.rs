@@ -347,8 +347,8 @@ impl Header {
     pub(crate) fn settle_on_thread(&self, thread: Thread) {
         let settled = self.thread.set(thread);
         debug_assert!(settled.is_ok(), "a task starts once");
-        // See `settle`.
-        self.canceled.load(Ordering::SeqCst);
+        // Against `cancel`, also a read-modify-write: either that one sees the thread, or this one sees the flag.
+        self.canceled.fetch_or(false, Ordering::SeqCst);
     }
 
     /// Gives it its home, for ever.
@@ -373,7 +373,7 @@ impl Header {
 
     /// Cancels it.
     pub(crate) fn cancel(&self) {
-        self.canceled.store(true, Ordering::SeqCst);
+        self.canceled.swap(true, Ordering::SeqCst);
         self.wake();
     }
 

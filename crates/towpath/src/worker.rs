@@ -109,7 +109,8 @@ impl Worker {
     /// Puts a task of this worker into the run queue, unless it is there.
     #[inline(always)]
     pub(crate) fn make_ready(&self, task: &Header) {
-        if !task.local.queued.replace(true) {
+        // One that has ended stays out: nothing would count for it, see `retire`.
+        if !task.local.finished.get() && !task.local.queued.replace(true) {
             self.with_ready(|ready| ready.push_back(NonNull::from(task)));
         }
     }
@@ -200,7 +201,7 @@ impl Worker {
         elapsed >= POLL_EVERY
     }
 
-    fn collect_mail(&self) {
+    pub(crate) fn collect_mail(&self) {
         self.mailbox.take_ready(|task| self.make_ready(&task));
     }
 
@@ -360,6 +361,8 @@ impl Worker {
 
     /// Ends all that lives here: cancels it, runs it to its end, at most until `limit`. Returns the labels of what would
     /// not end; that is leaked, with its stacks.
+    ///
+    /// While this thread unwinds nothing is run: tasks would find `thread::panicking()` true. All is leaked then.
     pub(crate) fn shut_down(&self, limit: Instant) -> Vec<String> {
         loop {
             let local = self.local.take();
@@ -375,7 +378,7 @@ impl Worker {
                 break;
             }
             let now = Instant::now();
-            if now >= limit {
+            if now >= limit || std::thread::panicking() {
                 break;
             }
             self.round(&|| false);

@@ -17,7 +17,7 @@ pub(crate) unsafe fn attempt(request: &Request, resumed: bool, syscalls: &mut u6
     loop {
         *syscalls += 1;
         // SAFETY: passed on from this function's own contract.
-        let result = unsafe { call(request, resumed) };
+        let result = unsafe { call(request) };
         return match result {
             Ok(value) => Some(value),
             Err(libc::EINTR) => continue,
@@ -26,6 +26,8 @@ pub(crate) unsafe fn attempt(request: &Request, resumed: bool, syscalls: &mut u6
             // A Unix listener whose backlog is full: there is no readiness to wait for.
             Err(libc::EAGAIN) if matches!(request, Request::Connect { .. }) => Some(-libc::ECONNREFUSED),
             Err(libc::EAGAIN) if would_wait(request) => None,
+            // BSD's way to say that it ended well.
+            Err(libc::EISCONN) if resumed && matches!(request, Request::Connect { .. }) => Some(0),
             Err(libc::EINPROGRESS | libc::EALREADY) if matches!(request, Request::Connect { .. }) => None,
             Err(errno) => Some(-errno),
         };
@@ -40,7 +42,7 @@ fn would_wait(request: &Request) -> bool {
 ///
 /// # Safety
 /// As for [`attempt`].
-unsafe fn call(request: &Request, resumed: bool) -> Result<i32, i32> {
+unsafe fn call(request: &Request) -> Result<i32, i32> {
     let value = match *request {
         Request::Nop | Request::Timer | Request::External | Request::Poll { .. } => {
             unreachable!("{:?} is no system call: the loop or the poller carries it out", request.kind())
@@ -72,8 +74,9 @@ unsafe fn call(request: &Request, resumed: bool) -> Result<i32, i32> {
                 }
             }
         }
-        Request::Connect { handle, .. } if resumed => return connected(handle.fd),
         Request::Connect { handle, addr } => {
+            // Called again it tells how the connect ended that was in progress, and that it was heard: a socket to which
+            // nobody has listened takes a third one for success.
             // SAFETY: `addr` is valid by the caller's promise.
             unsafe { libc::connect(handle.fd, (&raw const (*addr).storage).cast(), (*addr).len) as isize }
         }
@@ -109,32 +112,6 @@ unsafe fn call(request: &Request, resumed: bool) -> Result<i32, i32> {
         }
     };
     if value < 0 { Err(errno()) } else { Ok(i32::try_from(value).expect("at most TRANSFER_MAX")) }
-}
-
-/// How a connect that was in progress has ended; `Err(EALREADY)` if it has not.
-fn connected(fd: i32) -> Result<i32, i32> {
-    let mut error: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: `error` is an int and `len` says so.
-    if unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut len)
-    } < 0
-    {
-        return Err(errno());
-    }
-    if error != 0 {
-        return Err(error);
-    }
-    // No error is not yet success: a wake-up may be for nothing. Only a connected socket has a peer.
-    let mut peer = crate::addr::SockAddr::empty();
-    // SAFETY: `peer` has room for any address and its length says so.
-    if unsafe { libc::getpeername(fd, (&raw mut peer.storage).cast(), &raw mut peer.len) } == 0 {
-        return Ok(0);
-    }
-    match errno() {
-        libc::ENOTCONN => Err(libc::EALREADY),
-        other => Err(other),
-    }
 }
 
 fn errno() -> i32 {

@@ -13,8 +13,10 @@ use super::Wake;
 use super::eventfd::EventFd;
 use super::readiness::{Event, Mode, Poller};
 
-/// How many events one `wait` takes over. The kernel hands out the rest in turn, so that nobody starves.
+/// How many events one system call takes over.
 const BATCH: usize = 512;
+/// How many one `wait` takes over. The kernel hands out the rest in turn, so that nobody starves.
+const EVENTS_MAX: usize = 64 * BATCH;
 
 /// The waker's key, which is no descriptor's.
 const WAKE: u64 = u64::MAX;
@@ -163,18 +165,26 @@ impl Poller for Epoll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        let count = match self.sleep(timeout) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(error),
-        };
-        // SAFETY: the kernel has written `count` whole events, and `count` does not exceed BATCH, the capacity.
-        unsafe { self.buffer.set_len(count) };
-        for event in &self.buffer {
-            let (key, bits) = (event.u64, event.events as u16);
-            if key != WAKE {
-                events.push(Event { key, bits });
+        let mut timeout = timeout;
+        loop {
+            let count = match self.sleep(timeout) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(error),
+            };
+            // SAFETY: the kernel has written `count` whole events, and `count` does not exceed BATCH, the capacity.
+            unsafe { self.buffer.set_len(count) };
+            for event in &self.buffer {
+                let (key, bits) = (event.u64, event.events as u16);
+                if key != WAKE {
+                    events.push(Event { key, bits });
+                }
             }
+            // All that are ready now are served before any of them again: whoever is served may be ready at once.
+            if count < BATCH || events.len() >= EVENTS_MAX {
+                break;
+            }
+            timeout = Some(Duration::ZERO);
         }
         Ok(())
     }

@@ -51,7 +51,12 @@ pub enum Submitted {
 }
 
 /// Carries operations out. The module's documentation is the contract.
-pub trait Backend {
+///
+/// # Safety
+/// The loop believes what it is told: a descriptor that a socket or an accept results in is a new one and nobody else's,
+/// a transfer moved as many bytes as it says and no more than it was asked to, and from a completion on the backend uses
+/// nothing of what the request pointed to.
+pub unsafe trait Backend {
     /// The name that `TOWPATH_BACKEND` knows it by.
     fn name(&self) -> &'static str;
 

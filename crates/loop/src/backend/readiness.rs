@@ -532,7 +532,9 @@ fn number(handle: Handle) -> Option<usize> {
     usize::try_from(handle.fd).ok()
 }
 
-impl<P: Poller> Backend for Readiness<P> {
+// SAFETY: results are those of system calls, or the ring's, for the very request; a request is forgotten with its
+// completion.
+unsafe impl<P: Poller> Backend for Readiness<P> {
     fn name(&self) -> &'static str {
         self.poller.name()
     }
@@ -548,7 +550,7 @@ impl<P: Poller> Backend for Readiness<P> {
         if let Request::Poll { handle, events } = *request {
             return self.begin_poll(id, request, handle, events);
         }
-        if let (Elsewhere::Ready(_), Some(handle)) = (request.kind().describe().elsewhere, request.handle()) {
+        if let (Some(_), Some(handle)) = (request.direction(), request.handle()) {
             // SAFETY: passed on from this function's own contract.
             return unsafe { self.begin(id, request, handle) };
         }

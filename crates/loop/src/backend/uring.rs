@@ -42,7 +42,6 @@
 //! mapped in forked children, where the backend must be forgotten rather than dropped.
 
 use std::cell::OnceCell;
-use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
@@ -52,6 +51,8 @@ use std::time::Duration;
 use io_uring::{cqueue, opcode, squeue};
 
 use self::bell::Bell;
+use self::lanes::Lanes;
+use self::queue::Queue;
 use self::ring::Ring;
 use self::waker::Waker;
 use super::attempt::attempt;
@@ -60,6 +61,8 @@ use super::{Backend, Completions, Submitted, Wake};
 use crate::operation::{Elsewhere, Kind, OPERATIONS, OpId, Request, Support};
 
 mod bell;
+mod lanes;
+mod queue;
 mod ring;
 mod setup;
 mod sqe;
@@ -77,10 +80,14 @@ const CANCEL: u64 = OpId::RESERVED + 1;
 /// The backend. The module's documentation tells how it works.
 pub(crate) struct Uring {
     ring: Ring,
-    /// What the kernel has not been given room for, oldest first. While there is any, everything queues here.
-    backlog: VecDeque<squeue::Entry>,
+    /// What the ring has not been given yet. Everything passes through here.
+    backlog: Queue,
     /// The operations in flight, by the index of their ids.
     slots: Vec<Slot>,
+    /// Whose turn it is on each descriptor.
+    lanes: Lanes,
+    /// Cancelled before their turn came: the kernel never saw them. Reported by the next wait.
+    unbegun: Vec<OpId>,
     /// How each kind of operation is carried out.
     ways: [Support; OPERATIONS.len()],
     waker: Waker,
@@ -100,6 +107,8 @@ struct Slot {
     request: Request,
     generation: u32,
     stage: Stage,
+    /// The number of its entry in the queue.
+    entry: u64,
     /// Its end was asked for: it is not to be tried again.
     cancelled: bool,
 }
@@ -109,6 +118,8 @@ struct Slot {
 enum Stage {
     /// Nowhere: the slot is free.
     Free,
+    /// Not begun: another transfer of that descriptor comes first.
+    Waiting,
     /// In the ring, as itself.
     Native,
     /// In the ring, as a poll: it would have blocked.
@@ -138,8 +149,10 @@ impl Uring {
         let made = setup::make(options)?;
         let mut uring = Uring {
             ring: made.ring,
-            backlog: VecDeque::new(),
+            backlog: Queue::default(),
             slots: Vec::new(),
+            lanes: Lanes::default(),
+            unbegun: Vec::new(),
             ways: made.ways,
             waker: Waker::new(made.multishot)?,
             bell: OnceCell::new(),
@@ -163,7 +176,8 @@ impl Uring {
 
     /// Arms the waker of a new ring: the trial enter.
     fn arm_waker(&mut self) -> io::Result<()> {
-        self.push(self.waker.arm().user_data(WAKER));
+        self.backlog.push(self.waker.arm().user_data(WAKER));
+        self.refill();
         self.syscalls += 1;
         self.ring.reap()?;
         // Nobody can have woken it yet: a completion is a refusal.
@@ -173,43 +187,31 @@ impl Uring {
         }
     }
 
-    /// Queues an entry behind all others.
-    ///
-    /// What it points to must stay valid until its completion: `submit` has its caller's promise, and the entries made
-    /// here (polls, cancels) point to nothing.
-    fn push(&mut self, entry: squeue::Entry) {
-        if self.backlog.is_empty() {
-            // SAFETY: by this function's precondition, here and below.
-            if unsafe { self.ring.push(&entry) } {
-                return;
-            }
-            self.flush();
-            // SAFETY: as above.
-            if unsafe { self.ring.push(&entry) } {
-                return;
-            }
-        }
-        self.backlog.push_back(entry);
-    }
-
     /// Hands over what is queued, without waiting. Where the kernel takes nothing, `wait` will try again and report
     /// the error if it lasts.
     fn flush(&mut self) {
         // Where completions have overflown, old kernels refuse (EBUSY) and new ones let their list grow without end.
-        if self.ring.pending() > 0 && !self.ring.overflown() {
+        while !self.ring.overflown() {
+            self.refill();
+            if self.ring.pending() == 0 {
+                return;
+            }
             self.syscalls += 1;
-            let _ = self.ring.submit();
+            if !matches!(self.ring.submit(), Ok(1..)) {
+                return;
+            }
         }
     }
 
-    /// Moves the backlog into the queue, as far as there is room.
+    /// Moves what is queued into the ring, as far as there is room.
     fn refill(&mut self) {
-        while let Some(entry) = self.backlog.front() {
-            // SAFETY: what was `push`ed may be submitted.
+        while let Some(entry) = self.backlog.first() {
+            // SAFETY: what entries of operations point to is valid until their completion, by the contract of `submit`;
+            // the others (polls, cancels) point to nothing.
             if !unsafe { self.ring.push(entry) } {
                 return;
             }
-            self.backlog.pop_front();
+            self.backlog.pop();
         }
     }
 
@@ -238,7 +240,7 @@ impl Uring {
     /// Reads the completion queue to its end. What has to go to the kernel once more is put on the backlog, and how
     /// many were read is returned.
     fn drain(&mut self, done: &mut Completions) -> usize {
-        let Uring { ring, backlog, slots, waker, syscalls, .. } = self;
+        let Uring { ring, backlog, slots, lanes, ways, waker, syscalls, .. } = self;
         let completions = ring.completions();
         let count = completions.len();
         for completion in completions {
@@ -247,7 +249,7 @@ impl Uring {
                 WAKER => {
                     if !cqueue::more(completion.flags()) {
                         waker.clear(syscalls);
-                        backlog.push_back(waker.arm().user_data(WAKER));
+                        backlog.push(waker.arm().user_data(WAKER));
                     }
                 }
                 name => {
@@ -255,8 +257,11 @@ impl Uring {
                     let slot = &mut slots[id.index as usize];
                     debug_assert!(slot.generation == id.generation && slot.stage != Stage::Free);
                     match slot.settle(completion.result(), syscalls) {
-                        Ok(result) => done.push(id, result),
-                        Err(entry) => backlog.push_back(entry.user_data(name)),
+                        Ok(result) => {
+                            done.push(id, result);
+                            advance(id, slots, lanes, ways, backlog, done, syscalls);
+                        }
+                        Err(entry) => slot.entry = backlog.push(entry.user_data(name)),
                     }
                 }
             }
@@ -266,6 +271,33 @@ impl Uring {
 }
 
 impl Slot {
+    fn free() -> Slot {
+        Slot { request: Request::Nop, generation: 0, stage: Stage::Free, entry: 0, cancelled: false }
+    }
+
+    /// Begins the operation: its result, or the entry that carries it out.
+    ///
+    /// # Safety
+    /// As for [`Backend::submit`].
+    unsafe fn begin(&mut self, ways: &[Support], syscalls: &mut u64) -> Result<i32, squeue::Entry> {
+        if ways[self.request.kind() as usize] == Support::Native {
+            self.stage = Stage::Native;
+            // SAFETY: passed on from this function's own contract.
+            return Err(unsafe { sqe::entry(&self.request) });
+        }
+        // SAFETY: as above.
+        match unsafe { attempt(&self.request, false, syscalls) } {
+            Some(result) => {
+                self.stage = Stage::Free;
+                Ok(result)
+            }
+            None => {
+                self.stage = Stage::Polling;
+                Err(readiness(&self.request))
+            }
+        }
+    }
+
     /// Takes note of a completion from the ring: the operation's result, or the entry with which it goes on.
     fn settle(&mut self, result: i32, syscalls: &mut u64) -> Result<i32, squeue::Entry> {
         let result = match self.next(result) {
@@ -328,6 +360,34 @@ impl Slot {
     }
 }
 
+/// An operation is over: begins the one that waited for it, and if that is over at once, the one behind it.
+fn advance(
+    mut over: OpId,
+    slots: &mut [Slot],
+    lanes: &mut Lanes,
+    ways: &[Support],
+    backlog: &mut Queue,
+    done: &mut Completions,
+    syscalls: &mut u64,
+) {
+    loop {
+        let request = slots[over.index as usize].request;
+        let Some(id) = lanes.leave(over, &request) else { return };
+        let slot = &mut slots[id.index as usize];
+        // SAFETY: the operation has not completed, so its submitter's promise holds.
+        match unsafe { slot.begin(ways, syscalls) } {
+            Ok(result) => {
+                done.push(id, result);
+                over = id;
+            }
+            Err(entry) => {
+                slot.entry = backlog.push(entry.user_data(id.to_bits()));
+                return;
+            }
+        }
+    }
+}
+
 /// The poll for what a request would wait for.
 fn readiness(request: &Request) -> squeue::Entry {
     let (Some(handle), Some(direction)) = (request.handle(), request.direction()) else {
@@ -342,7 +402,9 @@ fn readiness(request: &Request) -> squeue::Entry {
     sqe::poll(handle.fd, events)
 }
 
-impl Backend for Uring {
+// SAFETY: results are those of system calls, or the ring's, for the very request; a request is forgotten with its
+// completion.
+unsafe impl Backend for Uring {
     fn name(&self) -> &'static str {
         "io_uring"
     }
@@ -353,49 +415,63 @@ impl Backend for Uring {
     }
 
     unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted {
-        let (stage, entry) = match self.support(request.kind()) {
-            // SAFETY: passed on from this function's own contract.
-            Support::Native => (Stage::Native, unsafe { sqe::entry(request) }),
-            way => {
-                if way == Support::Direct {
-                    // What was asked for before a shutdown or a close is to happen before it.
-                    self.flush();
-                }
-                // SAFETY: passed on from this function's own contract.
-                match unsafe { attempt(request, false, &mut self.syscalls) } {
-                    Some(result) => return Submitted::Done(result),
-                    None => (Stage::Polling, readiness(request)),
-                }
-            }
-        };
-        let index = id.index as usize;
-        let slot = Slot { request: *request, generation: id.generation, stage, cancelled: false };
-        if index < self.slots.len() {
-            debug_assert!(self.slots[index].stage == Stage::Free, "{id:?} meets an operation in flight");
-            self.slots[index] = slot;
-        } else {
-            let free = || Slot { request: Request::Nop, generation: 0, stage: Stage::Free, cancelled: false };
-            self.slots.resize_with(index, free);
-            self.slots.push(slot);
+        if self.support(request.kind()) == Support::Direct {
+            // What was asked for before a shutdown or a close is to happen before it.
+            self.flush();
         }
-        self.push(entry.user_data(id.to_bits()));
-        Submitted::Pending(0)
+        let index = id.index as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, Slot::free);
+        }
+        let slot = &mut self.slots[index];
+        debug_assert!(slot.stage == Stage::Free, "{id:?} meets an operation in flight");
+        *slot = Slot { request: *request, generation: id.generation, stage: Stage::Waiting, ..Slot::free() };
+        if !self.lanes.enter(id, request) {
+            return Submitted::Pending(0);
+        }
+        // SAFETY: passed on from this function's own contract.
+        match unsafe { self.slots[index].begin(&self.ways, &mut self.syscalls) } {
+            Ok(result) => {
+                // Nobody can have queued behind it yet.
+                self.lanes.leave(id, request);
+                Submitted::Done(result)
+            }
+            Err(entry) => {
+                self.slots[index].entry = self.backlog.push(entry.user_data(id.to_bits()));
+                Submitted::Pending(0)
+            }
+        }
     }
 
-    fn cancel(&mut self, id: OpId, _word: u32, _request: &Request) {
+    fn cancel(&mut self, id: OpId, _word: u32, request: &Request) {
         let slot = &mut self.slots[id.index as usize];
         debug_assert!(
             slot.generation == id.generation && slot.stage != Stage::Free,
             "{id:?} is not in flight"
         );
         slot.cancelled = true;
+        if slot.stage == Stage::Waiting {
+            slot.stage = Stage::Free;
+            self.lanes.give_up(id, request);
+            self.unbegun.push(id);
+            return;
+        }
+        if self.backlog.revoke(slot.entry) {
+            slot.stage = Stage::Free;
+            self.unbegun.push(id);
+            return;
+        }
         let entry = opcode::AsyncCancel::new(id.to_bits()).build().flags(self.cancel_flags).user_data(CANCEL);
-        // Behind its target, which the kernel therefore knows when the cancel arrives.
-        self.push(entry);
+        self.backlog.push(entry);
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()> {
         let before = done.len();
+        while let Some(id) = self.unbegun.pop() {
+            done.push(id, -libc::ECANCELED);
+            let Uring { slots, lanes, ways, backlog, syscalls, .. } = self;
+            advance(id, slots, lanes, ways, backlog, done, syscalls);
+        }
         loop {
             self.refill();
             let last = self.backlog.is_empty();
@@ -404,6 +480,14 @@ impl Backend for Uring {
             let read = self.drain(done);
             if last || (taken == 0 && read == 0) {
                 break;
+            }
+        }
+        if self.ring.due() {
+            // The kernel does no more than some twenty pieces of deferred work unless asked for more. Those that are
+            // ready now are all to be served before any of them again.
+            self.syscalls += 1;
+            if self.ring.reap_all().is_ok() {
+                self.drain(done);
             }
         }
         // What goes on (a waker to arm, a poll to wait for) is with the kernel before anybody polls from outside. Rare.

@@ -147,7 +147,7 @@ unsafe impl<B: IoBufMut> IoVecsMut for Vec<B> {}
 
 macro_rules! vectored {
     (
-        $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident; $request:ident
+        $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident; $request:ident, receives: $receives:expr
     ) => {
         $(#[$struct_doc])*
         #[must_use = "operations do nothing until they are submitted or waited for"]
@@ -195,6 +195,14 @@ macro_rules! vectored {
                     Err(errno) => return Started::failed(errno),
                 };
                 let (vectors, count) = self.buffers.vectors(&mut self.room);
+                let empty = count == 0 || {
+                    // SAFETY: `vectors` are `count` descriptions of buffers, by `IoVecs`.
+                    let vectors = unsafe { std::slice::from_raw_parts(vectors, count) };
+                    vectors.iter().all(|vector| vector.iov_len == 0)
+                };
+                if empty && $receives && self.flags == 0 {
+                    return Started::Done(0);
+                }
                 let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), None);
                 Started::Request(Request::$request { handle, msg, flags: self.flags })
             }
@@ -222,10 +230,10 @@ vectored! {
     /// A receive into several buffers: see [`recv_vectored`].
     RecvVectored<IoVecsMut>;
     /// Receives into several buffers, filling one after the other; the outcome is the number of bytes. Of more than
-    /// 1024 buffers, the first 1024 are used.
+    /// 1024 buffers, the first 1024 are used. Without room it receives nothing, at once.
     ///
     /// io_uring: `IORING_OP_RECVMSG` (5.3); elsewhere `recvmsg(2)`, and readiness to read.
-    recv_vectored; RecvMsg
+    recv_vectored; RecvMsg, receives: true
 }
 
 vectored! {
@@ -235,7 +243,7 @@ vectored! {
     /// first 1024 are used.
     ///
     /// io_uring: `IORING_OP_SENDMSG` (5.3); elsewhere `sendmsg(2)`, and readiness to write.
-    send_vectored; SendMsg
+    send_vectored; SendMsg, receives: false
 }
 
 /// A datagram that was received.

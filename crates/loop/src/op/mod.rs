@@ -65,6 +65,11 @@ pub unsafe trait Operation: Sized {
     fn start(&mut self, begin: &Begin<'_>) -> Started;
     #[doc(hidden)]
     fn finish(self, outcome: Outcome) -> Self::Output;
+    /// Nobody wants the outcome: by default it is dropped as what it is, so that an accepted socket closes.
+    #[doc(hidden)]
+    fn discard(self, outcome: Outcome) {
+        drop(self.finish(outcome));
+    }
 
     /// Carries it out and waits for it: suspends the current task, or on a plain thread blocks it.
     ///

@@ -54,6 +54,13 @@ unsafe impl Operation for Notified {
         }
         outcome.value().map(|count| count as u32)
     }
+    fn discard(self, outcome: Outcome) {
+        let event = self.event.clone();
+        // What it was notified of is for others.
+        if let Ok(count @ 1..) = self.finish(outcome) {
+            event.give(count);
+        }
+    }
 }
 
 impl Detach for Notified {

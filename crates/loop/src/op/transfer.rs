@@ -10,7 +10,7 @@ use crate::socket::Target;
 macro_rules! transfer {
     (
         $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident;
-        |$buf:ident| $bytes:expr; $request:ident
+        |$buf:ident| $bytes:expr; $request:ident; $empty_is_done:expr
     ) => {
         $(#[$struct_doc])*
         #[derive(Debug)]
@@ -63,7 +63,7 @@ macro_rules! transfer {
                 };
                 let $buf = &mut self.buf;
                 let (buf, len) = $bytes;
-                if len == 0 && self.options.all {
+                if len == 0 && $empty_is_done(self) {
                     return Started::Done(0);
                 }
                 Started::Request(Request::$request { handle, buf, len, flags: self.flags })
@@ -92,9 +92,13 @@ transfer! {
     Recv<IoBufMut>;
     /// Receives into a buffer, from its start; the outcome is the number of bytes, 0 at the end of a stream.
     ///
+    /// An empty buffer receives nothing, at once, and is not told apart from the end; to drop a datagram unread, use
+    /// [`recv_from`](super::recv_from).
+    ///
     /// io_uring: `IORING_OP_RECV` (5.6); elsewhere `recv(2)`, and readiness to read while there is nothing.
     recv;
-    |buf| buf.bytes_mut(); Recv
+    // The kernel would wait for data before it transfers none of it.
+    |buf| buf.bytes_mut(); Recv; |this: &Recv<'_, B>| this.flags == 0
 }
 
 transfer! {
@@ -104,5 +108,6 @@ transfer! {
     ///
     /// io_uring: `IORING_OP_SEND` (5.6); elsewhere `send(2)`, and readiness to write while there is no room.
     send;
-    |buf| buf.bytes(); Send
+    // An empty datagram is a datagram.
+    |buf| buf.bytes(); Send; |this: &Send<'_, B>| this.options.all
 }

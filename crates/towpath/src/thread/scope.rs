@@ -141,21 +141,8 @@ impl Builder {
     {
         let options = self.options()?;
         scope.data.running.fetch_add(1, Ordering::Relaxed);
-        let running = Running(scope.data.clone());
-        let panicked = scope.data.clone();
-        let body = move || {
-            // Dropped last, when `f` and everything it borrows are gone.
-            let running = running;
-            let result = catch_unwind(AssertUnwindSafe(f));
-            match result {
-                Ok(value) => Scoped { value, _running: running },
-                Err(panic) => {
-                    panicked.panicked.store(true, Ordering::Relaxed);
-                    drop(running);
-                    resume_unwind(panic)
-                }
-            }
-        };
+        let body = Body { f, running: Running(scope.data.clone()) };
+        let body = move || body.run();
         let task = match Handle::try_current() {
             Some(runtime) => {
                 // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to
@@ -174,23 +161,50 @@ impl Builder {
         }
         tasks.push(task.clone());
         drop(tasks);
-        if cancel::is_canceled(&scope.data.owner) && std::ptr::eq(&*scope.data.owner, &*context::current()) {
+        // The scopes around the owner are its own to look at.
+        let me = context::current();
+        if std::ptr::eq(&*scope.data.owner, &*me) && cancel::is_canceled(&me) {
             task.cancel();
         }
-        Ok(ScopedJoinHandle { handle: JoinHandle::new(task), data: scope.data.clone(), _scope: PhantomData })
+        Ok(ScopedJoinHandle { handle: JoinHandle::new(task), _scope: PhantomData })
     }
 }
 
-/// A scoped task's value. Holds the scope open until it is joined or dropped, since it may borrow.
+/// A scoped task's closure. Fields are dropped in this order, also where it never runs: the scope is held open until
+/// all that the closure borrowed is let go.
+struct Body<F> {
+    f: F,
+    running: Running,
+}
+
+impl<T, F: FnOnce() -> T> Body<F> {
+    fn run(self) -> Scoped<T> {
+        let Body { f, running } = self;
+        Scoped { result: Some(catch_unwind(AssertUnwindSafe(f))), running }
+    }
+}
+
+/// How a scoped task ended. Holds the scope open until it is joined or dropped, since it may borrow.
 struct Scoped<T> {
-    value: T,
-    _running: Running,
+    /// `None` once joined.
+    result: Option<Result<T>>,
+    running: Running,
+}
+
+impl<T> Drop for Scoped<T> {
+    fn drop(&mut self) {
+        if let Some(Err(_)) = self.result {
+            // Nobody will be told by a join, so the scope tells.
+            self.running.0.panicked.store(true, Ordering::Relaxed);
+        }
+        // Before `running`.
+        self.result = None;
+    }
 }
 
 /// Owns the right to join a task of a scope.
 pub struct ScopedJoinHandle<'scope, T> {
     handle: JoinHandle<Scoped<T>>,
-    data: Arc<Data>,
     _scope: PhantomData<&'scope ()>,
 }
 
@@ -200,12 +214,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// # Errors
     /// As [`JoinHandle::join`].
     pub fn join(self) -> Result<T> {
-        let result = self.handle.join();
-        if result.is_err() {
-            // Whoever joins has been told.
-            self.data.panicked.store(false, Ordering::Relaxed);
-        }
-        result.map(|scoped| scoped.value)
+        self.handle.join().and_then(|mut scoped| scoped.result.take().expect("joined once"))
     }
 
     /// Cancels the task: see [`JoinHandle::cancel`].

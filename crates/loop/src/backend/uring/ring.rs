@@ -93,7 +93,18 @@ impl Ring {
         self.call(pending, 0, EnterFlags::GETEVENTS, None)
     }
 
-    /// The same, and sleeps until there is a completion or the time is over. Not if the kernel did not take all
+    /// The same, for all that is ready, where [`reap`](Ring::reap) leaves off.
+    pub(super) fn reap_all(&mut self) -> io::Result<u32> {
+        let pending = self.pending();
+        let all = self.io.params().cq_entries();
+        match self.call(pending, all, EnterFlags::GETEVENTS, Some(Duration::ZERO)) {
+            // There were fewer.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR)) => Ok(0),
+            result => result,
+        }
+    }
+
+    /// The same as `reap`, and sleeps until there is a completion or the time is over. Not if the kernel did not take all
     /// entries.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<u32> {
         let pending = self.pending();

@@ -1,0 +1,180 @@
+//! Forked children, and what a process prints.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use crate::sys;
+
+/// How a forked child ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// By itself, with this code. 101 is a panic.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// A forked child that was not waited for.
+#[derive(Debug)]
+pub struct Forked(Pid);
+
+/// Runs `body` in a forked child, on a copy of this thread, and ends it with the code that `body` returns.
+///
+/// Only this thread exists there, and no destructor runs but those of `body`.
+///
+/// # Panics
+/// If the system refuses to fork.
+pub fn fork(body: impl FnOnce() -> i32) -> Forked {
+    io::stdout().flush().expect("stdout");
+    // SAFETY: the child runs `body` on this thread's copy and then `_exit`. It may allocate: glibc and musl make
+    // their allocators usable in the child of a threaded process. Locks that other threads held stay held; tests
+    // have no such threads when they fork.
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
+            // SAFETY: ends the process at once, which is what is wanted of a child.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Forked(Pid::from_raw(pid).filter(|_| pid > 0).expect("fork")),
+    }
+}
+
+/// [`fork`], and waits for the child.
+pub fn in_child(body: impl FnOnce() -> i32) -> Ended {
+    fork(body).wait()
+}
+
+impl Forked {
+    /// Its process id.
+    pub fn id(&self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If somebody else did.
+    pub fn wait(self) -> Ended {
+        loop {
+            match waitpid(Some(self.0), WaitOptions::empty()) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(Some((_, status))) => {
+                    let signal = status.terminating_signal().map(Ended::Signal);
+                    return signal.unwrap_or_else(|| Ended::Code(status.exit_status().unwrap_or(-1)));
+                }
+                other => panic!("waitpid: {other:?}"),
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Code(code) => write!(f, "exit code {code}"),
+            Ended::Signal(signal) => f.write_str(&sys::signal_name(*signal)),
+        }
+    }
+}
+
+/// Runs `body` and returns what this process wrote to its stderr meanwhile (at most a pipe's capacity).
+///
+/// # Panics
+/// If the system refuses a pipe.
+pub fn stderr_of<T>(body: impl FnOnce() -> T) -> (T, String) {
+    let (reader, writer) = io::pipe().expect("pipe");
+    let saved = rustix::io::dup(io::stderr()).expect("dup");
+    redirect(writer.as_fd());
+    drop(writer);
+    let result = catch_unwind(AssertUnwindSafe(body));
+    redirect(saved.as_fd());
+    // The last writer is gone, so the end of the pipe is the end of what was written.
+    let mut text = String::new();
+    let read = File::from(std::os::fd::OwnedFd::from(reader)).read_to_string(&mut text);
+    match result {
+        Ok(value) => {
+            read.expect("text on stderr");
+            (value, text)
+        }
+        Err(panic) => {
+            eprint!("{text}");
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
+fn redirect(to: std::os::fd::BorrowedFd<'_>) {
+    // SAFETY: both are open descriptors; 2 stays open throughout, it only refers to something else.
+    assert!(unsafe { libc::dup2(to.as_raw_fd(), 2) } == 2, "dup2: {}", io::Error::last_os_error());
+}
+
+/// Sets or removes an environment variable of this process.
+pub fn set_env(name: &str, value: Option<&str>) {
+    // SAFETY: a test's process has two threads when this is called: the test's own and the one that waits for it,
+    // which does not read the environment.
+    unsafe {
+        match value {
+            Some(value) => std::env::set_var(name, value),
+            None => std::env::remove_var(name),
+        }
+    }
+}
+
+/// A setting under `/proc/sys`, put back to what it was when dropped.
+///
+/// Such a setting is the whole machine's. A lock on it makes other test processes that [`hold`](Sysctl::hold) it wait,
+/// and a process of its own puts it back, also where this one is killed.
+#[derive(Debug)]
+pub struct Sysctl(Child);
+
+impl Sysctl {
+    /// Writes `value` to the file.
+    ///
+    /// # Errors
+    /// The system's, if it may not be read or written.
+    pub fn set(path: &str, value: &str) -> io::Result<Sysctl> {
+        let lock = File::open(path)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        let before = std::fs::read_to_string(path)?;
+        // It waits for the end of its input, which comes with the end of this process at the latest. The lock is its
+        // stdout, and so held until it has ended.
+        let guardian = Command::new("/bin/sh")
+            .args(["-c", "cat > /dev/null; printf %s \"$1\" > \"$2\"", "sh", before.trim_end(), path])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(lock)
+            .spawn()?;
+        let set = Sysctl(guardian);
+        std::fs::write(path, value)?;
+        Ok(set)
+    }
+
+    /// Keeps the setting as it is while the returned file is open: nobody's [`set`](Sysctl::set) comes in between.
+    ///
+    /// # Errors
+    /// The system's, if there is no such setting.
+    pub fn hold(path: &str) -> io::Result<File> {
+        let lock = File::open(path)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared)?;
+        Ok(lock)
+    }
+}
+
+/// Where the kernel keeps whether io_uring is switched off.
+pub const IO_URING_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        match self.0.wait() {
+            Ok(status) if status.success() => {}
+            other => eprintln!("a setting of this machine could not be put back: {other:?}"),
+        }
+    }
+}

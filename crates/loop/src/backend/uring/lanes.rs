@@ -1,0 +1,175 @@
+//! One transfer at a time for each direction of a descriptor, in the order in which they were asked for.
+//!
+//! The kernel starts entries in order, but of several that would block it goes on with whichever it likes: two sends of
+//! one stream could change places, two receives get each other's bytes. So the second waits here until the first is
+//! over. Lanes are found by descriptor number and hold for one identity; foreign descriptors, of which nothing is known,
+//! have none.
+
+use crate::operation::{Direction, Handle, OpId, Request};
+
+/// No operation.
+const NONE: u32 = u32::MAX;
+
+/// An operation's place in the queue of its lane.
+#[derive(Clone, Copy)]
+struct Link {
+    generation: u32,
+    next: u32,
+    previous: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Lane {
+    /// Whose turn it is, by index and generation.
+    busy: Option<OpId>,
+    first: u32,
+    last: u32,
+}
+
+const FREE: Lane = Lane { busy: None, first: NONE, last: NONE };
+
+#[derive(Clone, Copy)]
+struct Pair {
+    identity: u64,
+    lanes: [Lane; 2],
+}
+
+/// All lanes, by descriptor number.
+#[derive(Default)]
+pub(super) struct Lanes {
+    pairs: Vec<Pair>,
+    /// By the index of the operation.
+    links: Vec<Link>,
+}
+
+/// The lane that a request must keep to, if any.
+fn lane_of(request: &Request) -> Option<(Handle, usize)> {
+    /// These look elsewhere than at the head of the stream, or do not take what they see.
+    const BESIDE: i32 = libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_PEEK;
+    let (handle, direction) = match *request {
+        Request::Recv { handle, flags, .. } | Request::RecvMsg { handle, flags, .. }
+            if flags & BESIDE == 0 =>
+        {
+            (handle, Direction::Read)
+        }
+        Request::Send { handle, flags, .. } | Request::SendMsg { handle, flags, .. }
+            if flags & BESIDE == 0 =>
+        {
+            (handle, Direction::Write)
+        }
+        // What was to be sent before it is sent before it.
+        Request::Shutdown { handle, how } if how != libc::SHUT_RD => (handle, Direction::Write),
+        _ => return None,
+    };
+    (handle.identity != 0 && handle.fd >= 0).then_some((handle, direction as usize))
+}
+
+impl Lanes {
+    /// Whether it is an operation's turn at once. If not it is queued.
+    pub(super) fn enter(&mut self, id: OpId, request: &Request) -> bool {
+        let Some((handle, direction)) = lane_of(request) else { return true };
+        let number = handle.fd as usize;
+        if number >= self.pairs.len() {
+            self.pairs.resize(number + 1, Pair { identity: 0, lanes: [FREE; 2] });
+        }
+        let pair = &mut self.pairs[number];
+        if pair.identity != handle.identity && pair.lanes.iter().all(|lane| lane.first == NONE) {
+            // Another object has the number now. What is left of the old one's is over without being missed.
+            *pair = Pair { identity: handle.identity, lanes: [FREE; 2] };
+        }
+        let lane = &mut pair.lanes[direction];
+        if lane.busy.is_none() {
+            lane.busy = Some(id);
+            return true;
+        }
+        let index = id.index as usize;
+        if index >= self.links.len() {
+            self.links.resize(index + 1, Link { generation: 0, next: NONE, previous: NONE });
+        }
+        self.links[index] = Link { generation: id.generation, next: NONE, previous: lane.last };
+        match lane.last {
+            NONE => lane.first = id.index,
+            last => self.links[last as usize].next = id.index,
+        }
+        lane.last = id.index;
+        false
+    }
+
+    /// An operation whose turn it was is over: whose turn it is now.
+    pub(super) fn leave(&mut self, id: OpId, request: &Request) -> Option<OpId> {
+        let (handle, direction) = lane_of(request)?;
+        let lane = &mut self.pairs.get_mut(handle.fd as usize)?.lanes[direction];
+        if lane.busy != Some(id) {
+            return None;
+        }
+        lane.busy = None;
+        if lane.first == NONE {
+            return None;
+        }
+        let index = lane.first;
+        let Link { generation, next, .. } = self.links[index as usize];
+        lane.first = next;
+        match next {
+            NONE => lane.last = NONE,
+            next => self.links[next as usize].previous = NONE,
+        }
+        lane.busy = Some(OpId { index, generation });
+        lane.busy
+    }
+
+    /// Takes an operation that waits for its turn out of the queue.
+    pub(super) fn give_up(&mut self, id: OpId, request: &Request) {
+        let (handle, direction) = lane_of(request).expect("what waits in a lane has one");
+        let lane = &mut self.pairs[handle.fd as usize].lanes[direction];
+        let Link { next, previous, .. } = self.links[id.index as usize];
+        match previous {
+            NONE => lane.first = next,
+            previous => self.links[previous as usize].next = next,
+        }
+        match next {
+            NONE => lane.last = previous,
+            next => self.links[next as usize].previous = previous,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(fd: i32, identity: u64) -> Request {
+        Request::Send { handle: Handle { fd, identity }, buf: std::ptr::null(), len: 0, flags: 0 }
+    }
+
+    fn id(index: u32) -> OpId {
+        OpId { index, generation: 7 }
+    }
+
+    #[test]
+    fn turns_come_in_order_and_can_be_given_up() {
+        let mut lanes = Lanes::default();
+        let request = send(3, 1);
+        assert!(lanes.enter(id(0), &request));
+        for index in 1..5 {
+            assert!(!lanes.enter(id(index), &request));
+        }
+        for gone in [4, 2] {
+            lanes.give_up(id(gone), &request);
+        }
+        assert_eq!(lanes.leave(id(3), &request), None, "not its turn");
+        assert_eq!(lanes.leave(id(0), &request), Some(id(1)));
+        lanes.give_up(id(3), &request);
+        assert_eq!(lanes.leave(id(1), &request), None);
+        assert!(lanes.enter(id(9), &request), "the lane is free again");
+    }
+
+    #[test]
+    fn another_object_with_the_number_waits_for_nobody() {
+        let mut lanes = Lanes::default();
+        assert!(lanes.enter(id(0), &send(3, 1)));
+        assert!(lanes.enter(id(1), &send(3, 2)));
+        assert_eq!(lanes.leave(id(0), &send(3, 1)), None);
+        assert!(!lanes.enter(id(2), &send(3, 2)), "still the second one's turn");
+        assert!(lanes.enter(id(3), &send(4, 0)) && lanes.enter(id(4), &send(4, 0)), "foreign");
+    }
+}

@@ -1,0 +1,54 @@
+//! Entries on their way to the ring, which until then can be taken back.
+//!
+//! A tick's entries gather here and move into the ring when it is handed over, as far as there is room. So an operation
+//! that is cancelled before that never reaches the kernel, and a ring that is full loses nothing.
+
+use std::collections::VecDeque;
+
+use io_uring::{opcode, squeue};
+
+use super::CANCEL;
+
+/// Entries that the ring has not, oldest first.
+#[derive(Default)]
+pub(super) struct Queue {
+    entries: VecDeque<squeue::Entry>,
+    /// How many have left: the number of the oldest.
+    left: u64,
+}
+
+impl Queue {
+    /// Queues an entry and returns its number.
+    pub(super) fn push(&mut self, entry: squeue::Entry) -> u64 {
+        self.entries.push_back(entry);
+        self.left + self.entries.len() as u64 - 1
+    }
+
+    /// The oldest entry.
+    pub(super) fn first(&self) -> Option<&squeue::Entry> {
+        self.entries.front()
+    }
+
+    /// Takes the oldest entry out.
+    pub(super) fn pop(&mut self) {
+        if self.entries.pop_front().is_some() {
+            self.left += 1;
+        }
+    }
+
+    /// Makes nothing of the entry with this number. False if it has left.
+    pub(super) fn revoke(&mut self, number: u64) -> bool {
+        let Some(at) = number.checked_sub(self.left) else { return false };
+        match self.entries.get_mut(at as usize) {
+            Some(entry) => {
+                *entry = opcode::Nop::new().build().user_data(CANCEL);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

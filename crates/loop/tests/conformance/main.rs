@@ -1,0 +1,158 @@
+//! The conformance suite of the loop: what `BEHAVIOURS.md` says, as far as it makes sense at the level of operations,
+//! on every backend.
+//!
+//! Lines without a test here, and why: B7 (a timer cannot be started twice: it is moved), B10 (needs a stepped
+//! clock: the simulator's), B11 and B12 (later), C12 and H12 (no provided buffers yet), C16, C19 (groups and shields
+//! are the runtime's), D19–D20 (options and names are not operations), H6–H10 (injection), I8 and I9 (tasks).
+
+mod common;
+mod contract;
+mod exhaustion;
+mod fairness;
+mod fallback;
+mod fds;
+mod lifecycle;
+mod sockets;
+mod threads;
+mod timers;
+
+use std::process::ExitCode;
+
+use towpath_harness::{Test, test};
+
+const LIFECYCLE: &[Test] = &[
+    test!(lifecycle::a01_new_and_drop).busy().seconds(20),
+    test!(lifecycle::a02_run_with_nothing),
+    test!(lifecycle::a03_stop_before_run),
+    test!(lifecycle::a04_stop_in_callback),
+    test!(lifecycle::a05_no_recursion),
+    test!(lifecycle::a06_tick_without_waiting),
+    test!(lifecycle::a07_chain_without_recursion).busy(),
+    test!(lifecycle::a08_meddling_in_one_batch),
+    // The buffers are leaked, to be looked at afterwards.
+    test!(lifecycle::a09_drop_in_flight).busy().memory_mib(64),
+    test!(lifecycle::a10_two_loops),
+    test!(lifecycle::a12_drop_inside_callback),
+    test!(lifecycle::a13_init_fails),
+    test!(lifecycle::a14_panic_in_callback),
+];
+
+const TIMERS: &[Test] = &[
+    test!(timers::b01_many_random_timers).busy().alone(),
+    test!(timers::b02_equal_deadlines_in_order),
+    test!(timers::b03_zero_and_past_deadlines),
+    test!(timers::b04_extreme_durations),
+    test!(timers::b05_restarting_timer_starves_nobody).busy().alone(),
+    test!(timers::b06_cancel_races_expiry).busy(),
+    test!(timers::b08_insert_and_cancel).busy().seconds(20),
+    test!(timers::b09_earlier_timer_from_another_thread).busy(),
+    test!(timers::b13_busy_callback_makes_no_timer_early).busy(),
+    test!(timers::b14_short_timers),
+];
+
+const CONTRACT: &[Test] = &[
+    test!(contract::c01_exactly_once).busy().seconds(20),
+    test!(contract::c02_never_inline),
+    test!(contract::c03_cancel_before_run),
+    test!(contract::c04_cancel_what_is_not_there),
+    test!(contract::c05_cancel_races_completion).busy().seconds(20),
+    test!(contract::c06_dropped_recv_leaves_memory_alone).busy().seconds(10),
+    test!(contract::c07_dropped_send_sends_the_original).busy(),
+    test!(contract::c08_forgotten_future).leaks(),
+    test!(contract::c09_timeouts_lose_nothing).busy().seconds(10),
+    test!(contract::c10_dropped_accept).busy().seconds(20),
+    test!(contract::c11_dropped_socket_and_open).busy(),
+    test!(contract::c13_first_of_a_batch_drops_the_rest),
+    test!(contract::c14_generations_come_round),
+    test!(contract::c15_cancel_storm).busy().seconds(20),
+    test!(contract::c17_cancel_blocking_jobs).busy(),
+    test!(contract::c18_nested_deadlines),
+    test!(contract::c20_cancel_tells_the_progress),
+    test!(contract::c21_future_polled_after_its_end),
+];
+
+const SOCKETS: &[Test] = &[
+    test!(sockets::d01_connect_refused),
+    test!(sockets::d02_connect_times_out),
+    test!(sockets::d03_bind_errors),
+    test!(sockets::d04_accept_after_reset),
+    test!(sockets::d05_large_transfer_through_small_buffer).busy().seconds(20),
+    test!(sockets::d06_odd_vectors).busy(),
+    test!(sockets::d07_zero_length_receive),
+    test!(sockets::d08_half_close),
+    test!(sockets::d09_shutdown_flushes),
+    test!(sockets::d10_simultaneous_shutdown),
+    test!(sockets::d11_reset_is_an_error_not_a_signal),
+    test!(sockets::d12_close_with_unread_data),
+    test!(sockets::d13_concurrent_operations),
+    test!(sockets::d14_close_ends_pending_operations),
+    test!(sockets::d15_shutdown_without_connection),
+    test!(sockets::d16_urgent_data),
+    test!(sockets::d17_accept_flood).busy().seconds(20),
+    test!(sockets::d18_delayed_accept),
+    test!(sockets::d22_new_descriptors_flags),
+    test!(sockets::d23_unix_connect_to_full_queue),
+];
+
+const FDS: &[Test] = &[
+    test!(fds::f01_number_used_again).busy().seconds(20),
+    test!(fds::f02_duplicate_keeps_the_object),
+    test!(fds::f03_closed_handle),
+    test!(fds::f04_close_with_read_in_flight),
+    test!(fds::f05_descriptors_of_all_kinds),
+    test!(fds::f06_first_event_closes_the_second),
+    test!(fds::f07_double_close),
+    test!(fds::f09_fork_and_exec),
+    test!(fds::f10_blocking_stream),
+    test!(fds::f10_blocking_listener),
+    test!(fds::f11_own_descriptors_close_on_exec),
+];
+
+const EXHAUSTION: &[Test] = &[
+    test!(exhaustion::h01_more_than_the_queue_holds).busy(),
+    test!(exhaustion::h02_completion_queue_overflows).busy().seconds(10),
+    test!(exhaustion::h03_cancel_with_full_queue).busy(),
+    test!(exhaustion::h04_wakes_survive_overflow).busy(),
+    test!(exhaustion::h05_no_descriptors_for_accept),
+    test!(exhaustion::h11_limit_on_operations),
+];
+
+const THREADS: &[Test] = &[
+    test!(threads::i00_auto_traits),
+    test!(threads::i01_posts_from_four_threads).busy().seconds(30),
+    test!(threads::i02_early_and_late_wakes),
+    test!(threads::i03_wakes_coalesce).busy(),
+    test!(threads::i04_wake_races_sleep).busy().seconds(30),
+    // The handler's `Remote` is a static, and keeps the waker's descriptor.
+    test!(threads::i05_wake_from_signal_handler).busy().leaks(),
+    test!(threads::i06_submit_during_shutdown).busy().seconds(10),
+    test!(threads::i10_events_across_threads).busy().seconds(10),
+];
+
+const FAIRNESS: &[Test] = &[
+    test!(fairness::n01_ping_pong_starves_nobody).busy().alone(),
+    test!(fairness::n02_flood_and_trickle).busy().alone(),
+    test!(fairness::n04_each_before_any_twice).busy(),
+    test!(fairness::n05_nobody_waits_nobody_spins),
+    test!(fairness::n06_idle_loop_sleeps),
+];
+
+const FALLBACK: &[Test] = &[
+    test!(fallback::p01_setup_eperm).chooses(),
+    test!(fallback::p01_setup_enosys).chooses(),
+    test!(fallback::p01_setup_eacces).chooses(),
+    test!(fallback::p01_unknown_names).chooses(),
+    test!(fallback::p02_enter_refused).chooses(),
+    test!(fallback::p02_register_refused).chooses(),
+    test!(fallback::p03_no_locked_memory).chooses(),
+    test!(fallback::p04_switched_off).chooses().alone(),
+    test!(fallback::p05_backends_agree),
+    test!(fallback::p05_masked_opcodes).on(&["io_uring"]),
+    test!(fallback::p06_opt_out_is_complete).on(&["epoll", "poll"]),
+    test!(fallback::p09_backends_side_by_side).chooses(),
+];
+
+fn main() -> ExitCode {
+    let suite = [LIFECYCLE, TIMERS, CONTRACT, SOCKETS, FDS, EXHAUSTION, THREADS, FAIRNESS, FALLBACK].concat();
+    towpath_harness::main(&suite)
+}
