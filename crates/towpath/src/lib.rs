@@ -62,3 +62,7 @@ impl fmt::Display for Canceled {
 }
 
 impl std::error::Error for Canceled {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

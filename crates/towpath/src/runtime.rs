@@ -149,7 +149,11 @@ impl Builder {
     /// one thread ending in the reverse order of their beginning. Tasks of one worker interleave on one thread, so a
     /// library that keeps the address of a stack frame in a thread-local and restores the one before on return can be
     /// left with the address of a frame that is gone. `scoped-tls` is the known case. Ordinary thread-locals, and
-    /// everything in `std`, are fine. `docs/SOUNDNESS.md` has the whole argument.
+    /// everything in `std`, are fine.
+    ///
+    /// And the runtime is dropped on this thread as an ordinary value: not from a thread-local's destructor, where its
+    /// tasks would be resumed inside thread-locals that are gone, and not forgotten, which would let the thread end with
+    /// operations in flight into its locals. `docs/SOUNDNESS.md` has the whole argument.
     ///
     /// # Errors
     /// Those of [`towpath_loop::Config::build`] and of starting threads; `InvalidInput` for a number of workers or a
