@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use towpath_loop::{BackendKind, Config};
 
+use crate::process::{IO_URING_DISABLED, Sysctl};
 use crate::{Backends, Test, sys, timeout_mult};
 
 pub(crate) const CHILD_FLAG: &str = "--towpath-child";
@@ -103,6 +104,9 @@ fn trial(
         } else {
             _many = alone.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         }
+        // Nor does a test of another suite switch io_uring off for the whole machine: such a test runs alone in its own
+        // suite, and waits for the others here. (Where there is no such setting there is nothing to hold.)
+        let _held = (!test.alone).then(|| Sysctl::hold(IO_URING_DISABLED));
         let result = carry_out(&test, backend);
         let mut tally = tally.lock().unwrap();
         let (ran, skipped) = tally.entry(label).or_default();

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
@@ -134,13 +135,21 @@ pub fn set_env(name: &str, value: Option<&str>) {
 pub struct Sysctl(Child);
 
 impl Sysctl {
-    /// Writes `value` to the file.
+    /// Writes `value` to the file. For tests that run [`alone`](crate::Test::alone): all others hold the settings.
     ///
     /// # Errors
-    /// The system's, if it may not be read or written.
+    /// The system's, if it may not be read or written; `EWOULDBLOCK` if tests of other suites are running all the
+    /// while, for three seconds.
     pub fn set(path: &str, value: &str) -> io::Result<Sysctl> {
         let lock = File::open(path)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        let deadline = Instant::now() + crate::patience(Duration::from_secs(3));
+        while let Err(error) = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        {
+            if error != rustix::io::Errno::WOULDBLOCK || Instant::now() >= deadline {
+                return Err(error.into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let before = std::fs::read_to_string(path)?;
         // It waits for the end of its input, which comes with the end of this process at the latest. The lock is its
         // stdout, and so held until it has ended.

@@ -16,7 +16,7 @@ fn leaks_a_descriptor() {
     std::mem::forget(std::fs::File::open("/dev/null").unwrap());
 }
 fn leaks_a_thread() {
-    std::thread::Builder::new().name("straggler".into()).spawn(|| std::thread::park()).unwrap();
+    std::thread::Builder::new().name("straggler".into()).spawn(std::thread::park).unwrap();
 }
 fn spins() {
     let begun = Instant::now();

@@ -92,7 +92,8 @@ impl Config {
         self
     }
 
-    /// Refuses operations beyond `limit` in flight: they complete with `QuotaExceeded` without having been tried.
+    /// Refuses operations beyond `limit` in flight: they complete with `QuotaExceeded` without having been
+    /// tried. Until that is delivered they take up room as well; ask [`Loop::is_full`] first.
     /// By default memory is the only bound.
     pub fn max_operations(mut self, limit: usize) -> Config {
         self.max_operations = Some(limit);

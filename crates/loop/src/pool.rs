@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::fork::Birth;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// How long a thread waits for work before it ends.
@@ -20,9 +22,11 @@ struct State {
     queue: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// The process whose threads these are; known from the first use on.
+    birth: Option<Birth>,
 }
 
-static POOL: Mutex<State> = Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 });
+static POOL: Mutex<State> = Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0, birth: None });
 static WORK: Condvar = Condvar::new();
 
 /// How many threads the pool may have: four for each CPU, as blocked threads use none, and no fewer than 64, so that
@@ -33,7 +37,13 @@ fn limit() -> usize {
 
 fn lock() -> MutexGuard<'static, State> {
     // Jobs run outside the lock, and a panic of theirs is caught.
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+    let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.birth.as_ref().is_some_and(Birth::is_child) {
+        // The threads stayed with the parent, and so did its jobs: theirs to run and to drop.
+        std::mem::forget(std::mem::take(&mut state.queue));
+        (state.threads, state.idle, state.birth) = (0, 0, None);
+    }
+    state
 }
 
 /// Runs `job` on a thread of the pool.
@@ -42,6 +52,9 @@ fn lock() -> MutexGuard<'static, State> {
 /// The system's, if there is no thread at all and none can be started; the job is dropped unrun.
 pub(crate) fn run(job: Job) -> io::Result<()> {
     let mut state = lock();
+    if state.birth.is_none() {
+        state.birth = Some(Birth::now()?);
+    }
     state.queue.push_back(job);
     if state.idle >= state.queue.len() {
         WORK.notify_one();

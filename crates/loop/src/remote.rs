@@ -117,7 +117,7 @@ impl Remote {
     /// Submits an operation to the loop; `callback` runs on the loop's thread.
     ///
     /// # Errors
-    /// [`Closed`] with the operation and the callback if the loop is gone.
+    /// [`Closed`] if the loop is gone; the operation and the callback are dropped.
     pub fn submit<O, F>(&self, op: O, callback: F) -> Result<(), Closed<()>>
     where
         O: Detach,

@@ -99,7 +99,11 @@ pub(crate) mod model {
     impl Drop for Value {
         fn drop(&mut self) {
             if !std::thread::panicking() {
-                read(self);
+                // Where results are dropped panics are caught, and loom's report would be with them.
+                let watch = || read(self);
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(watch)).is_err() {
+                    std::process::abort();
+                }
             }
         }
     }

@@ -217,7 +217,8 @@ pub struct Close {
 /// io_uring: `IORING_OP_CLOSE` (5.6); elsewhere `close(2)` at once.
 ///
 /// # Errors
-/// The system's, once; the descriptor is gone all the same. `EBADF` if it was closed before.
+/// The system's, once; the descriptor is gone all the same, also where the loop is full (`QuotaExceeded`). `EBADF` if it
+/// was closed before.
 pub fn close(socket: Socket) -> Close {
     Close { socket: Some(socket) }
 }

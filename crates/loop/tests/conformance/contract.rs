@@ -275,7 +275,7 @@ pub fn c05_cancel_races_completion() {
             let ticket = loop_.start(op::recv(&socket, vec![0; 4]));
             match rng.below(3) {
                 0 => {}
-                1 => drop(poke(&loop_)),
+                1 => _ = poke(&loop_),
                 _ => rng.spin(2000),
             }
             loop_.cancel(ticket.id());
@@ -499,7 +499,7 @@ pub fn c11_dropped_socket_and_open() {
         let ticket = loop_.start(op::socket(libc::AF_INET, libc::SOCK_STREAM, 0));
         let job = (round % 20 == 0).then(|| loop_.start(op::blocking(|| File::open("/dev/null").unwrap())));
         match rng.below(3) {
-            0 => drop(poke(&loop_)),
+            0 => _ = poke(&loop_),
             1 => rng.spin(2000),
             _ => {}
         }

@@ -126,7 +126,7 @@ pub fn h04_wakes_survive_overflow() {
             if round % 2 == 0 {
                 sys::wait_until_asleep(tid);
             }
-            remote.run(move |_| drop(to2.fetch_add(1, Ordering::Release))).unwrap();
+            remote.run(move |_| _ = to2.fetch_add(1, Ordering::Release)).unwrap();
             while to.load(Ordering::Acquire) <= round {
                 std::hint::spin_loop();
             }

@@ -61,9 +61,9 @@ fn closed_port() -> SocketAddr {
 pub fn d01_connect_refused() {
     let loop_ = current_loop();
     let closed = closed_port();
-    assert_eq!(errno(op::connect(&new_socket(), closed.into()).wait()), libc::ECONNREFUSED);
+    assert_eq!(errno(op::connect(new_socket(), closed.into()).wait()), libc::ECONNREFUSED);
     let unspecified = SocketAddr::from(([0, 0, 0, 0], closed.port()));
-    assert_eq!(errno(op::connect(&new_socket(), unspecified.into()).wait()), libc::ECONNREFUSED);
+    assert_eq!(errno(op::connect(new_socket(), unspecified.into()).wait()), libc::ECONNREFUSED);
     for text in [
         "127.0.0.1:0",
         "255.255.255.255:80",
@@ -113,7 +113,7 @@ pub fn d02_connect_times_out() {
     let (_listener, addr, _clients) = black_hole();
     let yardstick = Yardstick::start();
     let (begun, limit) = (StdInstant::now(), 100 * MS);
-    let result = op::connect(&new_socket(), addr.into()).timeout(limit).wait();
+    let result = op::connect(new_socket(), addr.into()).timeout(limit).wait();
     let took = begun.elapsed();
     assert_eq!(error(result).kind(), io::ErrorKind::TimedOut);
     let late = yardstick.allow(50 * MS, Duration::ZERO);
@@ -131,7 +131,7 @@ pub fn d02_connect_times_out() {
 /// D3: the errors of bind are the system's.
 pub fn d03_bind_errors() {
     fn bind(addr: &str) -> io::Result<()> {
-        op::bind(&new_socket(), addr.parse::<SocketAddr>().unwrap().into()).wait()
+        op::bind(new_socket(), addr.parse::<SocketAddr>().unwrap().into()).wait()
     }
     let _loop = current_loop();
     let (listener, addr) = net::listener();
@@ -139,7 +139,7 @@ pub fn d03_bind_errors() {
     assert_eq!(error(bind("192.0.2.1:0")).kind(), io::ErrorKind::AddrNotAvailable);
     let code = errno(bind("[::1]:0"));
     assert!(code == libc::EAFNOSUPPORT || code == libc::EINVAL, "{code}");
-    assert_eq!(errno(op::listen(&connected_socket(), 1).wait()), libc::EINVAL);
+    assert_eq!(errno(op::listen(connected_socket(), 1).wait()), libc::EINVAL);
     drop((listener, Loop::take_current()));
     if !rustix::process::geteuid().is_root() {
         return;
@@ -516,7 +516,7 @@ pub fn d14_close_ends_pending_operations() {
 /// D15: a shutdown of what is not connected says so.
 pub fn d15_shutdown_without_connection() {
     let _loop = current_loop();
-    let code = error(op::shutdown(&new_socket(), Shutdown::Both).wait()).kind();
+    let code = error(op::shutdown(new_socket(), Shutdown::Both).wait()).kind();
     assert_eq!(code, io::ErrorKind::NotConnected);
     drop(Loop::take_current());
 }
@@ -644,7 +644,7 @@ pub fn d23_unix_connect_to_full_queue() {
         }
     }
     // There is room now.
-    op::connect(&unix_socket(), addr).timeout(Duration::from_secs(2)).wait().unwrap();
+    op::connect(unix_socket(), addr).timeout(Duration::from_secs(2)).wait().unwrap();
     drop(Loop::take_current());
 }
 

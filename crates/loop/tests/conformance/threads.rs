@@ -80,7 +80,7 @@ pub fn i02_early_and_late_wakes() {
     let ran = Arc::new(AtomicU64::new(0));
     let post = |remote: &Remote| {
         let ran = ran.clone();
-        remote.run(move |_| drop(ran.fetch_add(1, Ordering::Relaxed)))
+        remote.run(move |_| _ = ran.fetch_add(1, Ordering::Relaxed))
     };
     remote.wake();
     post(&remote).unwrap();
@@ -93,7 +93,7 @@ pub fn i02_early_and_late_wakes() {
     let inside = remote.clone();
     let (count, count2) = (ran.clone(), ran.clone());
     loop_.submit(op::next_tick(), move |_, _| {
-        inside.run(move |_| drop(count.fetch_add(1, Ordering::Relaxed))).unwrap();
+        inside.run(move |_| _ = count.fetch_add(1, Ordering::Relaxed)).unwrap();
         inside.wake();
     });
     loop_.run_until(|| count2.load(Ordering::Relaxed) == 2).unwrap();
@@ -116,7 +116,7 @@ pub fn i03_wakes_coalesce() {
             remote.wake();
             if at % 100 == 0 {
                 let to = to.clone();
-                remote.run(move |_| drop(to.fetch_add(1, Ordering::Relaxed))).unwrap();
+                remote.run(move |_| _ = to.fetch_add(1, Ordering::Relaxed)).unwrap();
             }
         }
     })

@@ -32,6 +32,7 @@ const EXHAUSTION: &[Test] = &[
 
 const THREADS: &[Test] = &[
     test!(threads::i01_wakes_of_a_sleeping_loop).busy().alone().seconds(10),
+    test!(threads::f09_blocking_job_in_a_forked_child),
     test!(threads::i02_wakes_at_odd_times),
     test!(threads::i03_wakes_coalesce).busy().seconds(10),
     test!(threads::i04_notify_races_waiting).busy().seconds(10),

@@ -475,3 +475,11 @@ pub fn i06_events_and_jobs_during_shutdown() {
         }
     }
 }
+
+/// F9: a forked child has none of its parent's pool threads, and starts its own.
+pub fn f09_blocking_job_in_a_forked_child() {
+    let answer = |loop_: &Loop| loop_.start(op::blocking(|| 42)).take().unwrap().unwrap();
+    assert_eq!(answer(&Loop::new().unwrap()), 42);
+    let child = towpath_harness::process::in_child(|| i32::from(answer(&Loop::new().unwrap()) != 42));
+    assert_eq!(child, towpath_harness::process::Ended::Code(0));
+}

@@ -208,17 +208,18 @@ pub fn c18_user_cancel_beats_timeout() {
         task.cancel();
         assert_canceled(task.join().unwrap());
 
-        let task = thread::spawn_local(|| {
+        let cancelled = Rc::new(Cell::new(false));
+        let is_cancelled = cancelled.clone();
+        let task = waiting(move || {
             timeout(ms(5), || {
+                // The deadline passes, unseen or seen, and then comes the cancellation.
                 std::thread::sleep(ms(10));
-                // Here the deadline has passed, and here comes the cancellation.
-                thread::yield_now();
-                thread::yield_now();
+                until(|| is_cancelled.get());
                 try_sleep(LONG)
             })
         });
-        thread::yield_now();
         task.cancel();
+        cancelled.set(true);
         assert_canceled(task.join().unwrap());
     });
 }

@@ -3,6 +3,8 @@
 
 mod cancel;
 mod common;
+mod sockets;
+mod tcp;
 mod threads;
 
 use std::process::ExitCode;
@@ -37,6 +39,9 @@ const CANCEL: &[Test] = &[
 
 const THREADS: &[Test] = &[
     test!(threads::spawn_without_runtime),
+    test!(threads::cancel_stand_in_sleeping),
+    test!(threads::cancel_stand_in_reading),
+    test!(threads::cancel_stand_in_parked),
     test!(threads::spawn_local_without_runtime),
     test!(threads::net_on_plain_threads),
     test!(threads::spawn_local_shares_rc),
@@ -46,6 +51,7 @@ const THREADS: &[Test] = &[
     test!(threads::blocking_jobs),
     test!(threads::builder_refuses).chooses(),
     test!(threads::builder_refuses_stack_sizes),
+    test!(threads::small_stacks),
     test!(threads::several_runtimes),
     test!(threads::run_inside_run),
     test!(threads::panic_out_of_run),
@@ -56,9 +62,55 @@ const THREADS: &[Test] = &[
     test!(threads::i08_join_from_elsewhere),
     test!(threads::i08_runtime_dropped_first),
     test!(threads::i09_handles_outlive_tasks).busy(),
+    test!(threads::i09_late_wakes_leak_nothing).busy(),
+];
+
+const TCP: &[Test] = &[
+    test!(tcp::d01_connect_refused),
+    test!(tcp::d01_several_addresses),
+    test!(tcp::d02_connect_timeout),
+    test!(tcp::d03_bind_errors),
+    test!(tcp::d03_privileged_port),
+    test!(tcp::d04_reset_before_accept),
+    test!(tcp::d05_echo_through_small_buffers).busy().seconds(20).memory_mib(64),
+    test!(tcp::d06_vectored).busy(),
+    test!(tcp::d07_empty_buffers),
+    test!(tcp::d08_half_close),
+    test!(tcp::d09_shutdown_flushes).busy(),
+    test!(tcp::d10_simultaneous_shutdown),
+    test!(tcp::d11_reset_mid_transfer).busy().memory_mib(96),
+    test!(tcp::d12_close_with_unread_data),
+    test!(tcp::d13_read_and_write_at_once).busy(),
+    test!(tcp::d13_two_readers_two_writers).busy(),
+    test!(tcp::d13_each_waiting_reader_is_woken),
+    test!(tcp::d14_shutdown_ends_pending_read),
+    test!(tcp::d15_shutdown_not_connected),
+    test!(tcp::d16_urgent_data),
+    test!(tcp::d17_accept_flood).busy().seconds(20),
+    test!(tcp::d18_delayed_accept),
+    test!(tcp::d19_names_after_reset),
+    test!(tcp::d20_options),
+    test!(tcp::linger_zero_resets),
+    test!(tcp::not_a_socket),
+    test!(tcp::no_sigpipe),
+];
+
+const SOCKETS: &[Test] = &[
+    test!(sockets::f10_from_and_to_std),
+    test!(sockets::f10_nonblocking_stays),
+    test!(sockets::f10_clone_goes_on_without_blocking),
+    test!(sockets::f10_blocking_behind_our_back),
+    test!(sockets::read_and_write_timeouts),
+    test!(sockets::b04_longest_socket_timeouts),
+    test!(sockets::nonblocking_mode),
+    test!(sockets::accepted_streams_wait),
+    test!(sockets::peek),
+    test!(sockets::try_clone),
+    test!(sockets::several_acceptors).busy(),
+    test!(sockets::h05_out_of_descriptors),
 ];
 
 fn main() -> ExitCode {
-    let suite = [CANCEL, THREADS].concat();
+    let suite = [CANCEL, THREADS, TCP, SOCKETS].concat();
     towpath_harness::main(&suite)
 }

@@ -41,31 +41,36 @@ pub fn spawn_without_runtime() {
     let (done, is_done) = mpsc::channel();
     drop(thread::spawn(move || done.send(try_sleep(ms(1)).is_ok()).unwrap()));
     assert!(is_done.recv().unwrap());
-    let (tell, told) = mpsc::channel();
-    let task = thread::spawn(move || {
-        tell.send(sys::tid()).unwrap();
+}
+
+/// A thread stands in for a task that can be cancelled, in a wait for time, for data and in `park`.
+pub fn cancel_stand_in_sleeping() {
+    cancel_stand_in(|| {
         let first = try_sleep(LONG);
         assert_canceled(try_sleep(LONG));
         first
     });
-    sys::wait_until_asleep(told.recv().unwrap());
-    task.cancel();
-    assert_canceled(task.join().unwrap());
-    // A thread stands in for a task that can be cancelled in `park` and in `read`.
-    let (tell, told) = mpsc::channel();
-    let task = thread::spawn(move || {
-        tell.send(sys::tid()).unwrap();
+}
+
+/// See above.
+pub fn cancel_stand_in_reading() {
+    let (stream, _peer) = half();
+    cancel_stand_in(move || (&stream).read(&mut [0; 8]).map(drop));
+}
+
+/// See above.
+pub fn cancel_stand_in_parked() {
+    cancel_stand_in(|| {
         thread::park();
         try_sleep(LONG)
     });
-    sys::wait_until_asleep(told.recv().unwrap());
-    task.cancel();
-    assert_canceled(task.join().unwrap());
+}
+
+fn cancel_stand_in(body: impl FnOnce() -> io::Result<()> + Send + 'static) {
     let (tell, told) = mpsc::channel();
-    let (stream, _peer) = half();
     let task = thread::spawn(move || {
         tell.send(sys::tid()).unwrap();
-        (&stream).read(&mut [0; 8])
+        body()
     });
     sys::wait_until_asleep(told.recv().unwrap());
     task.cancel();
@@ -306,7 +311,10 @@ pub fn builder_refuses_stack_sizes() {
         let result = unsafe { Runtime::builder().workers(1).stack_size(bytes).build() };
         assert_eq!(kind(result.map(drop)), io::ErrorKind::InvalidInput, "{bytes} bytes");
     }
-    // Small ones are rounded up to what works.
+}
+
+/// Stacks that are too small are rounded up to what works.
+pub fn small_stacks() {
     for bytes in [0, 1, 4096] {
         let runtime = build(Runtime::builder().workers(1).stack_size(bytes));
         assert_eq!(runtime.run(|| thread::spawn(|| 5).join().unwrap()), 5, "{bytes} bytes");
@@ -369,21 +377,19 @@ pub fn tasks_between_runs() {
     let ticks = Arc::new(AtomicUsize::new(0));
     let count = ticks.clone();
     let task = runtime.run(move || {
-        thread::spawn_local(move || {
+        waiting(move || {
             for _ in 0..3 {
                 count.fetch_add(1, Ordering::SeqCst);
                 thread::park();
             }
         })
     });
-    assert_eq!(ticks.load(Ordering::SeqCst), 0);
-    for _ in 0..3 {
-        let task = task.thread().clone();
-        runtime.run(|| {
-            thread::yield_now();
-            task.unpark();
-            thread::yield_now();
-        });
+    for round in 1..=3 {
+        assert_eq!(ticks.load(Ordering::SeqCst), round);
+        // In between it is made ready, and does not run.
+        task.thread().unpark();
+        assert_eq!(ticks.load(Ordering::SeqCst), round);
+        runtime.run(|| until(|| task.is_finished() || ticks.load(Ordering::SeqCst) > round));
     }
     runtime.run(|| task.join().unwrap());
     assert_eq!(ticks.load(Ordering::SeqCst), 3);
@@ -586,4 +592,26 @@ pub fn i09_handles_outlive_tasks() {
     drop(runtime);
     kept.iter().for_each(thread::Thread::unpark);
     assert_eq!(kept.last().unwrap().name(), None);
+}
+
+/// I9: a wake-up that comes when a task has ended, or its runtime, keeps neither alive: no memory, no descriptors.
+pub fn i09_late_wakes_leak_nothing() {
+    let fds = sys::fd_count();
+    for round in 0..200 {
+        let runtime = runtime(2);
+        let task = runtime.handle().spawn(|| ());
+        let handle = task.thread().clone();
+        until(|| task.is_finished());
+        if round % 2 == 0 {
+            task.cancel();
+            handle.unpark();
+            drop(runtime);
+        } else {
+            drop(runtime);
+            task.cancel();
+            handle.unpark();
+        }
+        task.join().unwrap();
+    }
+    assert_eq!(sys::fd_count(), fds);
 }
