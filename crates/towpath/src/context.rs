@@ -171,7 +171,10 @@ unsafe impl Suspend for Hook {
             // SAFETY: what TASK names is alive.
             None => match unsafe { TASK.get().as_ref() } {
                 // A thread that was spawned as a task's stand-in.
-                Some(task) => cancel::is_canceled(task),
+                Some(task) => {
+                    task.waits_for_its_loop();
+                    cancel::is_canceled(task)
+                }
                 None => THREAD
                     .try_with(|thread| thread.get().is_some_and(|t| cancel::is_canceled(t)))
                     .unwrap_or(false),

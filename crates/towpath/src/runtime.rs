@@ -46,6 +46,9 @@ impl Counters {
     }
 }
 
+/// Beyond this no machine has room for more than a few.
+const STACK_MAX: usize = 1 << 40;
+
 impl Shared {
     /// Says that a worker is about to sleep. False if there is a task for it to start.
     pub(crate) fn begin_idle(&self, index: usize) -> bool {
@@ -165,6 +168,10 @@ impl Builder {
         };
         if workers == 0 || workers > WORKERS_MAX {
             let what = format!("a runtime has 1 to {WORKERS_MAX} workers, not {workers}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        if self.stack_size > STACK_MAX {
+            let what = format!("a stack of {} bytes: no address space holds many of them", self.stack_size);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let loop_ = self.loop_config.build()?;

@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use towpath_coro::{Coroutine, Yielder};
+use towpath_loop::{Loop, Remote};
 
 use crate::cancel::Scope;
 use crate::join::JoinCell;
@@ -48,6 +49,8 @@ pub(crate) struct Header {
     pub(crate) stack_size: Option<usize>,
     /// How to wake it if it is a thread, or carried out by one.
     thread: OnceLock<Thread>,
+    /// What ends a wait of that thread for its own loop, once it has waited for that.
+    remote: OnceLock<Remote>,
     pub(crate) local: Local,
 }
 
@@ -327,6 +330,7 @@ impl Header {
             name: options.name,
             stack_size: options.stack_size,
             thread: OnceLock::new(),
+            remote: OnceLock::new(),
             local: Local {
                 coroutine: UnsafeCell::new(None),
                 yielder: Cell::new(ptr::null()),
@@ -354,15 +358,33 @@ impl Header {
     /// Gives it its home, for ever.
     pub(crate) fn settle(&self, home: &Arc<Mailbox>) {
         debug_assert!(self.home.load(Ordering::Relaxed).is_null(), "a task starts once");
-        // SeqCst, with the flags' own: whoever sets a flag and finds no home is seen by the task's first look.
-        self.home.store(Arc::into_raw(home.clone()).cast_mut(), Ordering::SeqCst);
-        self.canceled.load(Ordering::SeqCst);
+        self.home.store(Arc::into_raw(home.clone()).cast_mut(), Ordering::Release);
+        // Against `cancel`, as in `settle_on_thread`. The token is taken by a read-modify-write anyway.
+        self.canceled.fetch_or(false, Ordering::AcqRel);
+    }
+
+    /// Before a thread waits for its loop: a cancel from now on ends the wait.
+    pub(crate) fn waits_for_its_loop(&self) {
+        if self.remote.get().is_none()
+            && let Ok(loop_) = Loop::current()
+        {
+            let _ = self.remote.set(loop_.remote());
+            // See `settle_on_thread`.
+            self.canceled.fetch_or(false, Ordering::SeqCst);
+        }
     }
 
     /// Makes it run again, or keep running, to look at what has changed. From any thread.
     pub(crate) fn wake(&self) {
+        if self.join.is_finished() {
+            return;
+        }
         if let Some(thread) = self.thread.get() {
-            return thread.unpark();
+            thread.unpark();
+            if let Some(remote) = self.remote.get() {
+                remote.wake();
+            }
+            return;
         }
         let home = self.home.load(Ordering::SeqCst);
         if !home.is_null() {

@@ -396,6 +396,8 @@ impl Worker {
             task.local.finished.set(true);
             std::mem::forget(task);
         }
+        // Nobody looks at the mail any more.
+        self.mailbox.take_ready(drop);
         // References that ended tasks left behind go; leaked tasks are leaked with theirs.
         for pointer in self.with_ready(std::mem::take) {
             // SAFETY: as in `resume`.

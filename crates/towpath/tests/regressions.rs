@@ -1,4 +1,4 @@
-//! Behaviour that once was otherwise: one test for each mistake that has been mended, on every backend.
+//! Behaviour that once was otherwise: a test for each mistake that has been mended, on every backend.
 
 use std::cell::{Cell, RefCell};
 use std::hint::spin_loop;
@@ -118,9 +118,7 @@ fn a_wake_up_after_the_end_reaches_nobody() {
 
 fn a_scoped_tasks_children_are_not_subject_to_its_owners_inner_deadlines() {
     runtime(1).run(|| {
-        let over = Cell::new(false);
-        let over = &AtomicBool::new(over.get());
-        let ran = &AtomicBool::new(false);
+        let (over, ran) = (&AtomicBool::new(false), &AtomicBool::new(false));
         thread::scope(|s| {
             let parent = s.spawn(move || {
                 yield_until(|| over.load(SeqCst));

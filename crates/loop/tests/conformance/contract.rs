@@ -698,6 +698,18 @@ pub fn c18_nested_deadlines() {
         while Instant::now() <= deadline {}
         assert!(is_canceled(&error(ticket.take().unwrap())), "the deadline beat the caller");
     }
+    // Also where a tick has seen the deadline pass, as long as the operation is in flight.
+    let deadline = Instant::now() + MS;
+    let ticket = loop_.start(op::recv(&socket, vec![0; 8]).deadline(deadline));
+    poke(&loop_);
+    while Instant::now() <= deadline {}
+    poke(&loop_);
+    let in_flight = loop_.cancel(ticket.id());
+    let error = error(ticket.take().unwrap());
+    assert!(
+        is_canceled(&error) == in_flight && (in_flight || error.kind() == io::ErrorKind::TimedOut),
+        "{error}"
+    );
     drop(Loop::take_current());
 }
 

@@ -86,7 +86,7 @@ impl Builder {
         match Handle::try_current() {
             Some(runtime) => Ok(spawn_on(&runtime, options, f)),
             // SAFETY: both are `'static` and `Send`.
-            None => unsafe { spawn_thread(options, f) }.map(JoinHandle::new),
+            None => unsafe { spawn_thread(options, f) },
         }
     }
 
@@ -133,7 +133,7 @@ where
 ///
 /// # Safety
 /// What `f` and its result borrow outlives the thread and the handle, and both may be sent to it.
-unsafe fn spawn_thread<F: FnOnce() -> T, T>(options: Options, f: F) -> io::Result<TaskRef> {
+unsafe fn spawn_thread<F: FnOnce() -> T, T>(options: Options, f: F) -> io::Result<JoinHandle<T>> {
     let (name, stack_size) = (options.name.clone(), options.stack_size);
     // SAFETY: the caller's promise.
     let (task, handle) = unsafe { TaskRef::new(options, f) };
@@ -145,12 +145,12 @@ unsafe fn spawn_thread<F: FnOnce() -> T, T>(options: Options, f: F) -> io::Resul
         builder = builder.stack_size(size);
     }
     let body = Unrefused(Some(task));
-    builder.spawn(move || {
+    let thread = builder.spawn(move || {
         let mut body = body;
         let task = body.0.take().expect("a body runs once");
         context::run_on_thread(&task);
     })?;
-    Ok(handle)
+    Ok(JoinHandle { task: Some(handle), thread: Some(thread), _result: PhantomData })
 }
 
 /// A task that was to run on a thread; if the thread never came to be, its closure is dropped.
@@ -169,6 +169,8 @@ impl Drop for Unrefused {
 pub struct JoinHandle<T> {
     /// `None` once joined.
     task: Option<TaskRef>,
+    /// The thread that stands in for the task, whose thread-locals go after the result is there.
+    thread: Option<std::thread::JoinHandle<()>>,
     _result: PhantomData<T>,
 }
 
@@ -179,7 +181,7 @@ unsafe impl<T: Send> Sync for JoinHandle<T> {}
 
 impl<T> JoinHandle<T> {
     pub(crate) fn new(task: TaskRef) -> JoinHandle<T> {
-        JoinHandle { task: Some(task), _result: PhantomData }
+        JoinHandle { task: Some(task), thread: None, _result: PhantomData }
     }
 
     fn task(&self) -> &TaskRef {
@@ -200,6 +202,10 @@ impl<T> JoinHandle<T> {
     pub fn join(mut self) -> Result<T> {
         let task = self.task.take().expect("only `join` takes it");
         wait_for(&task);
+        if let Some(thread) = self.thread.take() {
+            // As good as over. What it could still panic with is not the task's.
+            let _ = thread.join();
+        }
         // SAFETY: it has finished, the handle is for a `T`, and was taken out of `self` above.
         unsafe { task.take() }
     }

@@ -33,13 +33,24 @@ struct Data {
     panicked: AtomicBool,
     owner: TaskRef,
     /// Those that may still run, for cancellation to be passed on.
-    tasks: Mutex<Vec<TaskRef>>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    list: Vec<TaskRef>,
+    /// Those that come from now on as well.
+    canceled: bool,
 }
 
 impl Data {
     fn cancel(&self) {
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.iter().for_each(|task| task.cancel());
+        let list = {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.canceled = true;
+            std::mem::take(&mut tasks.list)
+        };
+        list.iter().for_each(|task| task.cancel());
     }
 }
 
@@ -86,7 +97,7 @@ where
             running: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             owner: owner.clone(),
-            tasks: Mutex::new(Vec::new()),
+            tasks: Mutex::default(),
         }),
         scope: PhantomData,
         env: PhantomData,
@@ -119,7 +130,7 @@ impl<'scope> Scope<'scope, '_> {
         Builder::new().spawn_scoped(self, f).expect("failed to spawn a thread")
     }
 
-    /// Cancels the tasks that have been spawned in this scope so far.
+    /// Cancels the tasks of this scope, also those that are spawned in it from now on.
     pub fn cancel(&self) {
         self.data.cancel();
     }
@@ -143,30 +154,31 @@ impl Builder {
         scope.data.running.fetch_add(1, Ordering::Relaxed);
         let body = Body { f, running: Running(scope.data.clone()) };
         let body = move || body.run();
-        let task = match Handle::try_current() {
+        let handle = match Handle::try_current() {
             Some(runtime) => {
                 // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to
                 // the result: both are gone by then. Both are `Send`.
                 let (task, handle) = unsafe { TaskRef::new(options, body) };
                 runtime.shared.spawn(task);
-                handle
+                JoinHandle::new(handle)
             }
             // SAFETY: as above.
             None => unsafe { spawn_thread(options, body) }?,
         };
-        let mut tasks = scope.data.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if tasks.len() == tasks.capacity() {
-            // Those that have ended need not be cancelled; forgetting them keeps a scope that spawns for ever small.
-            tasks.retain(|task| !task.join.is_finished());
-        }
-        tasks.push(task.clone());
-        drop(tasks);
-        // The scopes around the owner are its own to look at.
         let me = context::current();
-        if std::ptr::eq(&*scope.data.owner, &*me) && cancel::is_canceled(&me) {
-            task.cancel();
+        let mut tasks = scope.data.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.list.len() == tasks.list.capacity() {
+            // Those that have ended need not be cancelled; forgetting them keeps a scope that spawns for ever small.
+            tasks.list.retain(|task| !task.join.is_finished());
         }
-        Ok(ScopedJoinHandle { handle: JoinHandle::new(task), _scope: PhantomData })
+        tasks.list.push(handle.task().clone());
+        // The scopes around the owner are its own to look at.
+        let late = tasks.canceled || std::ptr::eq(&*scope.data.owner, &*me) && cancel::is_canceled(&me);
+        drop(tasks);
+        if late {
+            handle.cancel();
+        }
+        Ok(ScopedJoinHandle { handle, _scope: PhantomData })
     }
 }
 

@@ -3,9 +3,14 @@
 
 mod cancel;
 mod common;
+mod fairness;
+mod scope;
 mod sockets;
+mod tasks;
 mod tcp;
 mod threads;
+mod timers;
+mod ui;
 
 use std::process::ExitCode;
 
@@ -72,7 +77,8 @@ const TCP: &[Test] = &[
     test!(tcp::d03_bind_errors),
     test!(tcp::d03_privileged_port),
     test!(tcp::d04_reset_before_accept),
-    test!(tcp::d05_echo_through_small_buffers).busy().seconds(20).memory_mib(64),
+    test!(tcp::d05_echo_through_small_buffers).busy().seconds(20),
+    test!(tcp::d05_echo_64_mib_through_small_buffers).busy().seconds(20),
     test!(tcp::d06_vectored).busy(),
     test!(tcp::d07_empty_buffers),
     test!(tcp::d08_half_close),
@@ -87,6 +93,7 @@ const TCP: &[Test] = &[
     test!(tcp::d15_shutdown_not_connected),
     test!(tcp::d16_urgent_data),
     test!(tcp::d17_accept_flood).busy().seconds(20),
+    test!(tcp::d17_accept_flood_at_a_short_queue).seconds(30),
     test!(tcp::d18_delayed_accept),
     test!(tcp::d19_names_after_reset),
     test!(tcp::d20_options),
@@ -110,7 +117,90 @@ const SOCKETS: &[Test] = &[
     test!(sockets::h05_out_of_descriptors),
 ];
 
+const SCOPE: &[Test] = &[
+    test!(scope::scope_borrows),
+    test!(scope::scope_nests),
+    test!(scope::scope_panic_in_task),
+    test!(scope::scope_joined_panic_hides_no_other),
+    test!(scope::scope_panic_inside),
+    test!(scope::scope_in_a_destructor_during_a_panic),
+    test!(scope::scope_cancel_before_start),
+    test!(scope::scope_is_cancelled_with_its_owner),
+    test!(scope::scope_under_a_deadline),
+    test!(scope::scope_drops_results),
+    test!(scope::scope_result_waits_in_drop),
+    test!(scope::scope_with_many_tasks).busy(),
+    test!(scope::scope_server),
+    test!(scope::scope_panics_do_not_spread),
+];
+
+const TIMERS: &[Test] = &[
+    test!(timers::b01_many_sleepers).busy().alone(),
+    test!(timers::b02_equal_deadlines_in_order),
+    test!(timers::b03_zero_sleep).busy(),
+    test!(timers::b04_longest_waits),
+    test!(timers::b09_earlier_timer_from_another_thread),
+    test!(timers::b13_computing_makes_no_sleep_early).busy(),
+    test!(timers::b14_short_sleeps).busy(),
+];
+
+const TASKS: &[Test] = &[
+    test!(tasks::j01_hundred_thousand_sleepers).busy().alone().seconds(20).memory_mib(96),
+    test!(tasks::j02_spawn_and_end).busy().seconds(20),
+    test!(tasks::j03_stack_overflow).busy(),
+    test!(tasks::j03_stack_of_its_own_size),
+    test!(tasks::j06_errors_of_operations),
+    test!(tasks::j07_panic_in_task),
+    test!(tasks::j07_payload_panics_in_drop),
+    test!(tasks::j07_panic_during_unwind_aborts),
+    test!(tasks::waiting_while_unwinding),
+    test!(tasks::j09_drop_runtime_with_suspended_tasks).busy().seconds(10).memory_mib(64),
+    test!(tasks::j09_spawning_while_the_runtime_ends),
+    test!(tasks::j10_backtraces_end).busy().memory_mib(256),
+    test!(tasks::j11_self_join),
+    test!(tasks::j12_waiting_in_odd_places),
+    test!(tasks::j16_exit_with_live_tasks),
+    test!(tasks::h07_no_memory_for_stacks),
+    test!(tasks::h07_impossible_stack_sizes),
+];
+
+const FAIRNESS: &[Test] = &[
+    test!(fairness::n01_ping_pong).busy().alone(),
+    test!(fairness::n03_spawning_without_end).busy().alone(),
+    test!(fairness::n02_busy_socket_and_trickles).busy().alone(),
+    test!(fairness::n05_events_without_operations).alone(),
+    test!(fairness::n06_idle_connections).busy().alone(),
+    test!(fairness::n06_idle_runtime).alone(),
+    test!(fairness::n07_injection_under_saturation).busy().alone(),
+];
+
+const UI: &[Test] = &[test!(ui::does_not_compile).chooses().busy().seconds(300).memory_mib(512)];
+
+/// What does not hold yet: run by `TOWPATH_OPEN=1`, and by nothing else, so that a fix has its test waiting.
+const OPEN: &[Test] = &[
+    test!(tasks::h07_no_memory_for_the_pool).busy().memory_mib(64),
+    test!(tasks::j06_last_os_error),
+    test!(tasks::j09_drop_runtime_with_everything_in_flight),
+    test!(tasks::j11_join_cycle_is_named_at_the_end),
+    test!(tasks::j13_blocked_worker_is_robbed).busy(),
+    test!(fairness::n03_computing_tasks_that_yield).busy().alone(),
+    test!(fairness::n03_operations_that_never_wait).busy().alone(),
+    test!(fairness::n04_round_robin).busy(),
+    test!(fairness::n05_writer_beside_unread_data).alone(),
+    test!(scope::scope_cancel),
+    test!(scope::scope_forgotten_handle),
+    test!(scope::scope_is_cancelled_while_its_owner_joins),
+];
+
 fn main() -> ExitCode {
-    let suite = [CANCEL, THREADS, TCP, SOCKETS].concat();
+    let mut suite = [CANCEL, THREADS, TCP, SOCKETS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat();
+    if std::env::var_os("TOWPATH_OPEN").is_some() {
+        suite = OPEN.to_vec();
+    } else {
+        eprintln!(
+            "{} tests of what does not hold yet are left out; TOWPATH_OPEN=1 runs them alone",
+            OPEN.len()
+        );
+    }
     towpath_harness::main(&suite)
 }
