@@ -786,7 +786,7 @@ impl Core {
         let slot = self.slots.at(id.index);
         // The caller's own wish beats a deadline that passed as well.
         if result == -libc::ECANCELED && slot.flags.timed_out && !slot.flags.canceled {
-            result = -libc::ETIMEDOUT;
+            result = Outcome::TIMED_OUT;
         }
         let settled = Settled {
             id,

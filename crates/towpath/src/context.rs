@@ -122,16 +122,24 @@ fn pause(task: &Header, until: Instant) {
 }
 
 /// Lets others run until the task is woken. Inlined, as all around a switch is: the processor predicts returns by a
-/// stack of its own, which a switch makes wrong, so that every frame left after one costs a misprediction. While it unwinds nobody else may run: the thread then waits for news in
-/// place.
+/// stack of its own, which a switch makes wrong, so that every frame left after one costs a misprediction. While it
+/// unwinds nobody else may run: the thread then waits for news in place.
 #[inline(always)]
 pub(crate) fn suspend(task: &Header) {
     if std::thread::panicking() {
         return wait_in_place(task);
     }
     let yielder = task.local.yielder.get();
+    // What is in `errno` is the task's, though the place is the thread's, where the task comes back.
+    // SAFETY: the place is this thread's own.
+    let (errno, before) = unsafe {
+        let errno = libc::__errno_location();
+        (errno, *errno)
+    };
     // SAFETY: the task runs, so its yielder is on its stack, below this frame.
     unsafe { &*yielder }.suspend(());
+    // SAFETY: as above; it is the same thread.
+    unsafe { *errno = before };
 }
 
 #[cold]

@@ -60,7 +60,7 @@ impl Shared {
     }
 
     /// A task was put into a mailbox: wakes its worker if that sleeps, or else one that can steal it.
-    fn notify(&self, target: usize) {
+    pub(crate) fn notify(&self, target: usize) {
         if let Some(wake) = self.idle.pick(target) {
             self.mailboxes[wake].remote.wake();
         }

@@ -37,6 +37,9 @@ const POLL_EVERY: Duration = Duration::from_micros(100);
 const CLOCK_EVERY_MAX: u32 = 256;
 /// After so many switches an unstarted task gets its turn even if started ones are ready.
 const START_EVERY: u32 = 8;
+/// After so many ticks a worker that always has something to do looks all the same whether tasks wait elsewhere, for a
+/// worker that may be blocked.
+const STEAL_EVERY: u64 = 64;
 
 /// A worker, on the thread that it is.
 pub(crate) struct Worker {
@@ -56,7 +59,10 @@ pub(crate) struct Worker {
     clock_in: Cell<u32>,
     clock_every: Cell<u32>,
     polled: Cell<Instant>,
+    ticks: Cell<u64>,
     switches: Cell<u64>,
+    /// Of those, how many since a task was started. Rounds can be as short as one switch, so it lives here.
+    since_start: Cell<u32>,
 }
 
 /// Makes a task ready that lives on `home`. From any thread.
@@ -94,7 +100,9 @@ impl Worker {
             clock_in: Cell::new(1),
             clock_every: Cell::new(1),
             polled: Cell::new(Instant::now()),
+            ticks: Cell::new(0),
             switches: Cell::new(0),
+            since_start: Cell::new(0),
         })
     }
 
@@ -140,8 +148,10 @@ impl Worker {
                 break;
             }
             self.collect_mail();
-            let wait = if self.has_work() || self.steal() { Some(Duration::ZERO) } else { None };
-            self.tick(wait)?;
+            let has_work = self.has_work();
+            let looks = !has_work || self.ticks.get() % STEAL_EVERY == 0 && self.mailbox.unstarted() == 0;
+            let stolen = looks && self.steal();
+            self.tick(if has_work || stolen { Some(Duration::ZERO) } else { None })?;
         }
         Ok(())
     }
@@ -149,19 +159,18 @@ impl Worker {
     /// Runs what is ready, and starts what is not started, until there is nothing of either or the loop is due.
     #[inline(always)]
     fn round(&self, done: &impl Fn() -> bool) {
-        let mut since_start = 0;
         loop {
             let task = self.with_ready(VecDeque::pop_front);
             match task {
-                Some(task) if since_start < START_EVERY => {
-                    since_start += 1;
+                Some(task) if self.since_start.get() < START_EVERY => {
+                    self.since_start.set(self.since_start.get() + 1);
                     self.resume(task);
                 }
                 task => {
                     if let Some(task) = task {
                         self.resume(task);
                     }
-                    since_start = 0;
+                    self.since_start.set(0);
                     match self.pop_unstarted() {
                         Some(new) => self.start(new),
                         None if task.is_none() => return,
@@ -234,6 +243,7 @@ impl Worker {
         }
         self.collect_mail();
         self.polled.set(Instant::now());
+        self.ticks.set(self.ticks.get() + 1);
         self.clock_in.set(self.clock_every.get());
         self.publish();
         Ok(())
@@ -259,6 +269,11 @@ impl Worker {
         let others = (1..all.len()).map(|step| &all[(self.index + step) % all.len()]);
         for other in others {
             if other.steal_into(&self.mailbox) {
+                if self.mailbox.unstarted() > 1 {
+                    // More than this worker can start at once. While they were on their way nobody saw them, so that
+                    // others may have fallen asleep.
+                    self.shared.notify(self.index);
+                }
                 return true;
             }
         }

@@ -154,6 +154,8 @@ pub struct Outcome {
 impl Outcome {
     /// No kernel returns this: the loop is a forked child's.
     pub(crate) const FORKED: i32 = i32::MIN;
+    /// Nor this: the operation's deadline has passed. `ETIMEDOUT` is a connection's own, after retries in vain.
+    pub(crate) const TIMED_OUT: i32 = i32::MIN + 1;
 
     pub(crate) fn error(errno: i32) -> Outcome {
         Outcome { result: -errno, progress: 0 }
@@ -163,6 +165,7 @@ impl Outcome {
     pub(crate) fn value(self) -> io::Result<i32> {
         match self.result {
             Outcome::FORKED => Err(forked()),
+            Outcome::TIMED_OUT => Err(io::ErrorKind::TimedOut.into()),
             result if result < 0 => Err(io::Error::from_raw_os_error(-result)),
             result => Ok(result),
         }
@@ -181,7 +184,8 @@ impl Outcome {
 macro_rules! limits {
     () => {
         /// Ends the operation with `TimedOut` if it takes longer than `duration`, counted from this call.
-        /// Of several limits the earliest counts.
+        /// Of several limits the earliest counts. The error has no OS code; the `ETIMEDOUT` of a connection whose
+        /// peer does not answer has.
         pub fn timeout(self, duration: ::std::time::Duration) -> Self {
             self.deadline(crate::Instant::now() + duration)
         }

@@ -113,6 +113,13 @@ pub fn errno<T, E: Into<io::Error>>(result: Result<T, E>) -> i32 {
     error.raw_os_error().unwrap_or_else(|| panic!("no number of the system: {error:?}"))
 }
 
+/// Checks that its deadline has passed, which is no error of the system's.
+#[track_caller]
+pub fn assert_timed_out<T, E: Into<io::Error>>(result: Result<T, E>) {
+    let error = error(result);
+    assert_eq!((error.kind(), error.raw_os_error()), (io::ErrorKind::TimedOut, None), "{error:?}");
+}
+
 /// Whether it was cancelled; anything but that and success is a failure of the test.
 pub fn canceled<T, E: Into<io::Error>>(result: Result<T, E>) -> bool {
     match result.map_err(Into::into) {

@@ -59,11 +59,13 @@ impl Tcp {
 
     /// The error of an operation as its user expects it.
     fn refine<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut if self.nonblocking.load(Ordering::Relaxed) => {
-                io::ErrorKind::WouldBlock.into()
+        result.map_err(|error| {
+            // With an OS code it is the connection that timed out.
+            let is_deadline = error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
+            match is_deadline && self.nonblocking.load(Ordering::Relaxed) {
+                true => io::ErrorKind::WouldBlock.into(),
+                false => error,
             }
-            _ => error,
         })
     }
 

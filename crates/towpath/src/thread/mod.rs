@@ -199,9 +199,14 @@ impl<T> JoinHandle<T> {
     ///
     /// # Panics
     /// If a task joins itself.
-    pub fn join(mut self) -> Result<T> {
+    pub fn join(self) -> Result<T> {
+        self.join_or(None)
+    }
+
+    /// [`join`](JoinHandle::join), and calls `on_cancel` if the current task is cancelled meanwhile.
+    fn join_or(mut self, on_cancel: Option<&dyn Fn()>) -> Result<T> {
         let task = self.task.take().expect("only `join` takes it");
-        wait_for(&task);
+        wait_for(&task, on_cancel);
         if let Some(thread) = self.thread.take() {
             // As good as over. What it could still panic with is not the task's.
             let _ = thread.join();
@@ -244,8 +249,8 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// Waits until a task has ended.
-fn wait_for(task: &TaskRef) {
+/// Waits until a task has ended. Calls `on_cancel` if the current task is cancelled meanwhile.
+fn wait_for(task: &TaskRef, on_cancel: Option<&dyn Fn()>) {
     if task.join.is_finished() {
         return;
     }
@@ -253,7 +258,13 @@ fn wait_for(task: &TaskRef) {
     assert!(me.as_ptr() != task.as_ptr(), "a task cannot join itself");
     if task.join.start_waiting(me.clone()) {
         // Its end clears the registration, so there is nothing to take back.
-        context::wait_until(&me, Instant::NEVER, false, || task.join.is_finished());
+        let over = || task.join.is_finished();
+        if let Some(on_cancel) = on_cancel
+            && !context::wait_until(&me, Instant::NEVER, true, over)
+        {
+            on_cancel();
+        }
+        context::wait_until(&me, Instant::NEVER, false, over);
     }
 }
 

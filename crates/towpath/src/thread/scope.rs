@@ -178,7 +178,7 @@ impl Builder {
         if late {
             handle.cancel();
         }
-        Ok(ScopedJoinHandle { handle, _scope: PhantomData })
+        Ok(ScopedJoinHandle { handle, data: &scope.data, _scope: PhantomData })
     }
 }
 
@@ -217,16 +217,23 @@ impl<T> Drop for Scoped<T> {
 /// Owns the right to join a task of a scope.
 pub struct ScopedJoinHandle<'scope, T> {
     handle: JoinHandle<Scoped<T>>,
+    data: &'scope Data,
     _scope: PhantomData<&'scope ()>,
 }
 
 impl<T> ScopedJoinHandle<'_, T> {
-    /// Waits until the task has ended and returns what it returned: see [`JoinHandle::join`].
+    /// Waits until the task has ended and returns what it returned: see [`JoinHandle::join`]. If the owner of the scope
+    /// is cancelled while it waits here, so are the tasks of the scope.
     ///
     /// # Errors
     /// As [`JoinHandle::join`].
     pub fn join(self) -> Result<T> {
-        self.handle.join().and_then(|mut scoped| scoped.result.take().expect("joined once"))
+        let ScopedJoinHandle { handle, data, .. } = self;
+        let is_owner = std::ptr::eq(&*context::current(), &*data.owner);
+        let cancel = || data.cancel();
+        handle
+            .join_or(is_owner.then_some(&cancel))
+            .and_then(|mut scoped| scoped.result.take().expect("joined once"))
     }
 
     /// Cancels the task: see [`JoinHandle::cancel`].

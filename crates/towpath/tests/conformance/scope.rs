@@ -150,7 +150,7 @@ pub fn scope_in_a_destructor_during_a_panic() {
     });
 }
 
-/// `Scope::cancel` ends the waits of its tasks, not those of others, nor the scope.
+/// `Scope::cancel` ends the waits of its tasks, not those of others, nor of its owner.
 pub fn scope_cancel() {
     everywhere(|| {
         let cancelled = AtomicUsize::new(0);
@@ -174,13 +174,10 @@ pub fn scope_cancel() {
             s.cancel();
             // The owner is not.
             try_sleep(ms(1)).unwrap();
-            // A task that comes later is not cancelled either: "so far".
-            s.spawn(|| try_sleep(ms(1)).unwrap()).join().unwrap();
-            let task = s.spawn(thread::park);
-            task.cancel();
-            match task.join() {
+            // Documented: those that are spawned from now on are cancelled as well.
+            match s.spawn(|| assert_canceled(try_sleep(LONG))).join() {
                 Ok(()) => {}
-                Err(panic) => assert!(panic.is::<Canceled>()),
+                Err(panic) => assert!(panic.is::<Canceled>(), "{}", message(&*panic)),
             }
         });
         assert_eq!(cancelled.load(Ordering::SeqCst), 5);
@@ -236,7 +233,16 @@ pub fn scope_is_cancelled_with_its_owner() {
 /// The same while the owner is in a `join` of one of them, which itself is not cut short.
 pub fn scope_is_cancelled_while_its_owner_joins() {
     solo(|| {
-        let owner = waiting(|| thread::scope(|s| s.spawn(|| try_sleep(LONG)).join().unwrap()));
+        let begun = Arc::new(AtomicBool::new(false));
+        let begin = begun.clone();
+        let owner = waiting(move || {
+            let body = || {
+                begin.store(true, Ordering::SeqCst);
+                try_sleep(LONG)
+            };
+            thread::scope(|s| s.spawn(body).join().unwrap())
+        });
+        until(|| begun.load(Ordering::SeqCst));
         owner.cancel();
         assert_canceled(owner.join().unwrap());
     });
@@ -276,16 +282,7 @@ pub fn scope_drops_results() {
     });
 }
 
-/// A handle that is forgotten, and its result with it, does not hold the scope up.
-pub fn scope_forgotten_handle() {
-    solo(|| {
-        thread::scope(|s| {
-            std::mem::forget(s.spawn(|| 5));
-        });
-    });
-}
-
-/// What a result's destructor panics with is, as in `std`, not the end of the process nor of the runtime.
+/// A result that nobody takes may wait in its destructor: the scope waits for that.
 pub fn scope_result_waits_in_drop() {
     solo(|| {
         let ended = AtomicUsize::new(0);

@@ -607,17 +607,20 @@ pub fn h07_no_memory_for_the_pool() {
         let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
         let limit = sys::limit(Resource::As, pages * rustix::param::page_size() as u64 + (192 << 20));
         let drops = Drops::default();
+        let started = Arc::new(AtomicUsize::new(0));
         let tasks: Vec<_> = (0..4000)
             .map(|_| {
-                let guard = drops.guard();
+                let (guard, started) = (drops.guard(), started.clone());
                 thread::spawn(move || {
                     let _guard = guard;
+                    started.fetch_add(1, Ordering::SeqCst);
                     thread::park();
                 })
             })
             .collect();
         let handle = towpath::Handle::try_current().unwrap();
-        until(|| handle.metrics().switches > 10 && handle.metrics().tasks < 4000);
+        // This one is one of them.
+        until(|| handle.metrics().tasks == started.load(Ordering::SeqCst) + 1);
         tasks.iter().for_each(|task| task.thread().unpark());
         let (mut ran, mut refused) = (0, 0);
         for task in tasks {
