@@ -281,8 +281,8 @@ impl Loop {
         Instant(self.0.core.borrow().now)
     }
 
-    /// The time right now.
-    pub(crate) fn clock(&self) -> Instant {
+    /// The time right now, on the backend's clock.
+    pub fn clock(&self) -> Instant {
         Instant(self.0.core.borrow().backend.now())
     }
 

@@ -105,6 +105,10 @@ mod models {
             // SAFETY: it borrows nothing, and is `Send`.
             let (task, _) = unsafe { TaskRef::new(Options::default(), || ()) };
             assert!(self.mailboxes[target].push_unstarted(task).is_ok());
+            self.notify(target);
+        }
+
+        fn notify(&self, target: usize) {
             if let Some(wake) = self.idle.pick(target) {
                 self.mailboxes[wake].remote.wake();
             }
@@ -125,6 +129,9 @@ mod models {
                 }
                 let mut others = self.mailboxes.iter().filter(|other| !Arc::ptr_eq(other, mine));
                 if others.any(|other| other.steal_into(mine)) {
+                    if mine.unstarted() > 1 {
+                        self.notify(index);
+                    }
                     continue;
                 }
                 if self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0)) {
@@ -180,6 +187,24 @@ mod models {
             });
             workers.spawn(0);
             threads.into_iter().chain([worker]).for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    /// Both are stolen by a worker that then starts one and no more: another one that fell asleep while they were on
+    /// their way, and so in no queue, is woken.
+    #[test]
+    fn loom_tasks_that_are_being_stolen_are_not_overlooked() {
+        check(3, || {
+            let workers = Workers::new(3);
+            // SAFETY: they borrow nothing, and are `Send`.
+            let tasks = [(); 3].map(|()| unsafe { TaskRef::new(Options::default(), || ()) }.0);
+            tasks.into_iter().for_each(|task| assert!(workers.mailboxes[0].push_unstarted(task).is_ok()));
+            let thief = thread::spawn({
+                let workers = workers.clone();
+                move || workers.work(1, 1)
+            });
+            workers.work(2, 2);
+            thief.join().unwrap();
         });
     }
 

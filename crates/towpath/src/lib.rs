@@ -41,6 +41,7 @@ mod task;
 pub mod thread;
 pub mod time;
 mod token;
+mod watchdog;
 mod worker;
 
 use std::fmt;

@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use towpath_loop::{BackendKind, Loop, Stats};
 
@@ -14,12 +14,15 @@ use crate::context;
 use crate::idle::{Idle, WORKERS_MAX};
 use crate::mail::Mailbox;
 use crate::task::{Options, TaskRef};
+use crate::watchdog::{Watchdog, Watched};
 use crate::worker::Worker;
 
 /// What the workers of one runtime share.
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
-    pub(crate) counters: Vec<Counters>,
+    pub(crate) counters: Vec<Arc<Counters>>,
+    /// What the watchdog is told, if there is one.
+    pub(crate) watched: Option<Arc<Watched>>,
     pub(crate) stack_size: usize,
     idle: Idle,
     /// Worker 0 is only there while `Runtime::run` is.
@@ -28,21 +31,43 @@ pub(crate) struct Shared {
     backend: &'static str,
 }
 
-/// What one worker has done, for others to read.
+/// What one worker has done and does, for others to read. Only the worker writes it.
 #[derive(Default)]
+// Two cache lines, which processors fetch together: workers are not to take each other's.
+#[repr(align(128))]
 pub(crate) struct Counters {
     syscalls: AtomicU64,
     ticks: AtomicU64,
     operations: AtomicU64,
     switches: AtomicU64,
+    /// The id of the task that runs, 0 if none does.
+    running: AtomicU64,
 }
 
 impl Counters {
-    pub(crate) fn publish(&self, stats: &Stats, switches: u64) {
+    pub(crate) fn publish(&self, stats: &Stats) {
         self.syscalls.store(stats.syscalls, Ordering::Relaxed);
         self.ticks.store(stats.ticks, Ordering::Relaxed);
         self.operations.store(stats.submitted, Ordering::Relaxed);
-        self.switches.store(switches, Ordering::Relaxed);
+    }
+
+    /// A task is being resumed.
+    #[inline(always)]
+    pub(crate) fn resume(&self, task: u64) {
+        // One writer: no read-modify-write.
+        self.switches.store(self.switches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.running.store(task, Ordering::Relaxed);
+    }
+
+    /// It has suspended, or ended.
+    #[inline(always)]
+    pub(crate) fn suspended(&self) {
+        self.running.store(0, Ordering::Relaxed);
+    }
+
+    /// The task that runs, and the number of its turn among all turns of the worker.
+    pub(crate) fn running(&self) -> (u64, u64) {
+        (self.running.load(Ordering::Relaxed), self.switches.load(Ordering::Relaxed))
     }
 }
 
@@ -114,6 +139,7 @@ pub struct Builder {
     workers: Option<usize>,
     stack_size: usize,
     shutdown_limit: Duration,
+    watchdog: Option<Duration>,
     loop_config: towpath_loop::Config,
 }
 
@@ -142,6 +168,14 @@ impl Builder {
     /// named on stderr and leaked.
     pub fn shutdown_limit(mut self, limit: Duration) -> Builder {
         self.shutdown_limit = limit;
+        self
+    }
+
+    /// Watches over the workers: a task that neither waits nor yields for `threshold` is named on stderr, once each
+    /// time, and counted by [`Metrics::stalls`]. Off by default. It takes a thread, which looks at the workers four
+    /// times per `threshold` (at most once per millisecond).
+    pub fn watchdog(mut self, threshold: Duration) -> Builder {
+        self.watchdog = Some(threshold);
         self
     }
 
@@ -191,7 +225,8 @@ impl Builder {
             starts.push(start);
         }
         let shared = Arc::new(Shared {
-            counters: mailboxes.iter().map(|_| Counters::default()).collect(),
+            counters: mailboxes.iter().map(|_| Arc::default()).collect(),
+            watched: self.watchdog.map(|_| Arc::default()),
             mailboxes,
             stack_size: self.stack_size,
             idle: Idle::new(),
@@ -199,12 +234,19 @@ impl Builder {
             shutting_down: AtomicBool::new(false),
             backend,
         });
-        let worker = Worker::new(0, shared.clone(), shared.mailboxes[0].clone(), loop_)?;
+        let watchdog = match (&shared.watched, self.watchdog) {
+            (Some(watched), Some(threshold)) => {
+                Some(Watchdog::start(shared.clone(), watched.clone(), threshold)?)
+            }
+            _ => None,
+        };
+        let worker = Worker::new(0, shared.clone(), loop_)?;
         for start in starts {
             // A thread that has gone already shows when it is joined.
             let _ = start.send(shared.clone());
         }
-        Ok(Runtime { worker, threads, limit: self.shutdown_limit, shared, _here: PhantomData })
+        let limit = self.shutdown_limit;
+        Ok(Runtime { worker, threads, limit, shared, _watchdog: watchdog, _here: PhantomData })
     }
 }
 
@@ -226,8 +268,7 @@ fn work(
     let _ = ready.send(Ok(loop_.remote()));
     // The builder failed elsewhere.
     let Ok(shared) = started.recv() else { return Vec::new() };
-    let mailbox = shared.mailboxes[index].clone();
-    let worker = Worker::new(index, shared, mailbox, loop_).expect("a stack pool that reserves nothing yet");
+    let worker = Worker::new(index, shared, loop_).expect("a stack pool that reserves nothing yet");
     with_worker(&worker, || {
         if let Err(error) = worker.run(|| worker.shared.is_shutting_down()) {
             eprintln!("towpath: worker {index} cannot wait for events any more: {error}");
@@ -253,7 +294,7 @@ fn with_worker<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
 
 /// Ends a worker: its tasks, then what its loop has in flight. No thread ends with the kernel still writing.
 fn end(worker: &Worker, limit: Duration) -> Vec<String> {
-    let labels = worker.shut_down(Instant::now() + limit);
+    let labels = worker.shut_down(limit);
     worker.loop_.close();
     labels
 }
@@ -292,6 +333,8 @@ pub struct Runtime {
     threads: Vec<JoinHandle<Vec<String>>>,
     limit: Duration,
     shared: Arc<Shared>,
+    /// Goes last: it watches while the others end.
+    _watchdog: Option<Watchdog>,
     /// Worker 0 and its loop belong to this thread.
     _here: PhantomData<*mut ()>,
 }
@@ -315,6 +358,7 @@ impl Runtime {
             workers: None,
             stack_size: towpath_coro::DEFAULT_STACK_SIZE,
             shutdown_limit: Duration::from_secs(10),
+            watchdog: None,
             loop_config: towpath_loop::Config::new(),
         }
     }
@@ -415,16 +459,18 @@ impl Handle {
         self.shared.backend
     }
 
-    /// What its workers have done so far, as of their last tick.
+    /// What its workers have done so far; what concerns the loops as of their last tick.
     pub fn metrics(&self) -> Metrics {
         let sum = |of: fn(&Counters) -> &AtomicU64| {
             self.shared.counters.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
         };
+        let watched = self.shared.watched.as_ref();
         Metrics {
             syscalls: sum(|c| &c.syscalls),
             ticks: sum(|c| &c.ticks),
             operations: sum(|c| &c.operations),
             switches: sum(|c| &c.switches),
+            stalls: watched.map_or(0, |watched| watched.stalls.load(Ordering::Relaxed)),
             tasks: self.shared.mailboxes.iter().map(|m| m.live.load(Ordering::Relaxed) + m.unstarted()).sum(),
         }
     }
@@ -448,6 +494,8 @@ pub struct Metrics {
     pub operations: u64,
     /// Times that a task was resumed.
     pub switches: u64,
+    /// Times that a task held its worker for longer than the [watchdog](Builder::watchdog)'s threshold.
+    pub stalls: u64,
     /// Tasks now, started or not.
     pub tasks: usize,
 }

@@ -19,14 +19,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use towpath_coro::{Coroutine, StackPool, State};
-use towpath_loop::Loop;
+use towpath_loop::{Instant, Loop};
 
 use crate::context;
 pub(crate) use crate::mail::Mailbox;
-use crate::runtime::Shared;
+use crate::runtime::{Counters, Shared};
 use crate::task::{Header, TaskRef};
 
 /// Operations that a task may complete without waiting before others get their turn.
@@ -46,6 +46,7 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) mailbox: Arc<Mailbox>,
+    counters: Arc<Counters>,
     pub(crate) loop_: Loop,
     /// Not counted: a task that ends while it is in here leaves its reference behind, see `retire`.
     ready: UnsafeCell<VecDeque<NonNull<Header>>>,
@@ -60,8 +61,7 @@ pub(crate) struct Worker {
     clock_every: Cell<u32>,
     polled: Cell<Instant>,
     ticks: Cell<u64>,
-    switches: Cell<u64>,
-    /// Of those, how many since a task was started. Rounds can be as short as one switch, so it lives here.
+    /// How many switches since a task was started. Rounds can be as short as one switch, so it lives here.
     since_start: Cell<u32>,
 }
 
@@ -80,18 +80,13 @@ pub(crate) fn wake(home: &Mailbox, task: &Header) {
 }
 
 impl Worker {
-    pub(crate) fn new(
-        index: usize,
-        shared: Arc<Shared>,
-        mailbox: Arc<Mailbox>,
-        loop_: Loop,
-    ) -> io::Result<Worker> {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, loop_: Loop) -> io::Result<Worker> {
         let stacks = StackPool::new(towpath_coro::Config::new().stack_size(shared.stack_size))?;
         Ok(Worker {
             index,
+            mailbox: shared.mailboxes[index].clone(),
+            counters: shared.counters[index].clone(),
             shared,
-            mailbox,
-            loop_,
             ready: UnsafeCell::new(VecDeque::new()),
             local: RefCell::new(VecDeque::new()),
             live: RefCell::new(Vec::new()),
@@ -99,10 +94,10 @@ impl Worker {
             budget: Cell::new(INLINE_BUDGET),
             clock_in: Cell::new(1),
             clock_every: Cell::new(1),
-            polled: Cell::new(Instant::now()),
+            polled: Cell::new(loop_.clock()),
             ticks: Cell::new(0),
-            switches: Cell::new(0),
             since_start: Cell::new(0),
+            loop_,
         })
     }
 
@@ -198,7 +193,7 @@ impl Worker {
     #[inline(never)]
     fn look_at_the_clock(&self) -> bool {
         // The clock costs as much as some switches: looked at often only where tasks run long.
-        let elapsed = self.polled.get().elapsed();
+        let elapsed = self.loop_.clock() - self.polled.get();
         let every = self.clock_every.get();
         let every = match elapsed {
             e if e >= POLL_EVERY => (every / 2).max(1),
@@ -242,7 +237,7 @@ impl Worker {
             ticked?;
         }
         self.collect_mail();
-        self.polled.set(Instant::now());
+        self.polled.set(self.loop_.clock());
         self.ticks.set(self.ticks.get() + 1);
         self.clock_in.set(self.clock_every.get());
         self.publish();
@@ -260,7 +255,7 @@ impl Worker {
 
     /// Lets others see how this worker is doing.
     fn publish(&self) {
-        self.shared.counters[self.index].publish(&self.loop_.stats(), self.switches.get());
+        self.counters.publish(&self.loop_.stats());
     }
 
     /// Takes unstarted tasks from another worker. True if there were any.
@@ -311,6 +306,9 @@ impl Worker {
         // For the message of an overflow.
         if let Some(name) = &task.name {
             coroutine.set_name(name);
+            if let Some(watched) = &self.shared.watched {
+                watched.started(task.id, name);
+            }
         }
         // SAFETY: nobody else touches a task's coroutine, and it is not running.
         unsafe { *task.local.coroutine.get() = Some(coroutine) };
@@ -335,13 +333,14 @@ impl Worker {
             return drop(unsafe { TaskRef::from_raw(pointer) });
         }
         self.budget.set(INLINE_BUDGET);
-        self.switches.set(self.switches.get() + 1);
+        self.counters.resume(task.id);
         let before = context::set_task(task);
         // SAFETY: only this worker touches the coroutines of its tasks, one at a time, and never that of the task that
         // runs: tasks reach their yielder, not this.
         let coroutine = unsafe { &mut *task.local.coroutine.get() };
         let state = coroutine.as_mut().expect("a started task has a coroutine").resume(());
         context::set_task(before);
+        self.counters.suspended();
         if let State::Finished(result) = state {
             // The body catches its panics; one that gets here is ours.
             debug_assert!(result.is_ok());
@@ -359,6 +358,9 @@ impl Worker {
         if task.stack_size.is_none() {
             self.stacks.borrow_mut().give(stack);
         }
+        if let (Some(watched), Some(_)) = (&self.shared.watched, &task.name) {
+            watched.ended(task.id);
+        }
         let mut live = self.live.borrow_mut();
         let place = task.local.place.get();
         let removed = live.swap_remove(place);
@@ -374,11 +376,12 @@ impl Worker {
         }
     }
 
-    /// Ends all that lives here: cancels it, runs it to its end, at most until `limit`. Returns the labels of what would
+    /// Ends all that lives here: cancels it, runs it to its end, at most for `limit`. Returns the labels of what would
     /// not end; that is leaked, with its stacks.
     ///
     /// While this thread unwinds nothing is run: tasks would find `thread::panicking()` true. All is leaked then.
-    pub(crate) fn shut_down(&self, limit: Instant) -> Vec<String> {
+    pub(crate) fn shut_down(&self, limit: Duration) -> Vec<String> {
+        let limit = self.loop_.clock() + limit;
         loop {
             let local = self.local.take();
             for task in self.mailbox.close().into_iter().chain(local) {
@@ -392,7 +395,7 @@ impl Worker {
             if self.live.borrow().is_empty() && self.local.borrow().is_empty() {
                 break;
             }
-            let now = Instant::now();
+            let now = self.loop_.clock();
             if now >= limit || std::thread::panicking() {
                 break;
             }

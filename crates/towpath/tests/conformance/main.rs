@@ -169,6 +169,7 @@ const TASKS: &[Test] = &[
     test!(tasks::j09_drop_runtime_with_everything_in_flight).busy().memory_mib(64),
     test!(tasks::j11_join_cycle_is_named_at_the_end).leaks(),
     test!(tasks::j13_blocked_worker_is_robbed).busy(),
+    test!(tasks::j13_stall_is_reported).alone(),
 ];
 
 const FAIRNESS: &[Test] = &[

@@ -600,6 +600,38 @@ pub fn h07_no_memory_for_stacks() {
     });
 }
 
+/// J13: a task that blocks its worker is named, once, and one that only waits is not.
+pub fn j13_stall_is_reported() {
+    let threshold = ms(100);
+    let (metrics, text) = process::stderr_of(|| {
+        let runtime = build(Runtime::builder().workers(1).watchdog(threshold));
+        let handle = runtime.handle();
+        runtime.run(|| {
+            let sleeper = Builder::new().name("sleeper".into());
+            sleeper.spawn(move || try_sleep(3 * threshold).unwrap()).unwrap().join().unwrap();
+            assert_eq!(handle.metrics().stalls, 0);
+            let blocker = Builder::new().name("blocker".into());
+            let told = handle.clone();
+            let body = move || {
+                let deadline = Instant::now() + patience(Duration::from_secs(3));
+                while told.metrics().stalls == 0 {
+                    assert!(Instant::now() < deadline, "nobody tells");
+                    std::thread::sleep(ms(1));
+                }
+                // Still the same stall.
+                std::thread::sleep(3 * threshold);
+            };
+            blocker.spawn(body).unwrap().join().unwrap();
+            // Nameless ones as well.
+            thread::spawn(move || std::thread::sleep(6 * threshold)).join().unwrap();
+        });
+        handle.metrics()
+    });
+    assert_eq!(metrics.stalls, text.lines().count() as u64, "{text}");
+    assert_eq!(text.matches("(blocker)").count(), 1, "{text}");
+    assert!(text.lines().count() >= 2 && !text.contains("sleeper"), "{text}");
+}
+
 /// H7: the same when the pool itself cannot grow: some tasks get stacks, the rest errors, none is lost.
 pub fn h07_no_memory_for_the_pool() {
     solo(|| {
