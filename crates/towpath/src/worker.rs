@@ -144,7 +144,8 @@ impl Worker {
             }
             self.collect_mail();
             let has_work = self.has_work();
-            let looks = !has_work || self.ticks.get() % STEAL_EVERY == 0 && self.mailbox.unstarted() == 0;
+            let looks =
+                !has_work || self.ticks.get().is_multiple_of(STEAL_EVERY) && self.mailbox.unstarted() == 0;
             let stolen = looks && self.steal();
             self.tick(if has_work || stolen { Some(Duration::ZERO) } else { None })?;
         }

@@ -43,8 +43,8 @@ impl AsFd for EventFd {
 }
 
 impl Wake for EventFd {
-    /// One `write(2)`, which is async-signal-safe. It would block only where the counter is full: then it is far from
-    /// zero, and nobody can have missed it.
+    /// One `write(2)`, which is async-signal-safe. It would block only where the counter is full, after 2^64 wakes that
+    /// nobody drained.
     fn wake(&self) {
         let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
     }

@@ -15,11 +15,11 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use towpath_harness::{net, sys};
 use towpath_loop::{Failed, IoBuf, IoBufMut, Loop, Socket, is_canceled};
 
-/// By what the numbers of BEHAVIOURS.md from 100 000 on are divided, so that the suite takes minutes on two cores.
+/// By what the specified numbers from 100 000 on are divided, so that the suite takes minutes on two cores.
 /// `TOWPATH_FULL=1` runs them at face value (then raise `TEST_TIMEOUT_MULT` as well).
 pub const SCALE: u64 = 20;
 
-/// A number of BEHAVIOURS.md, scaled down.
+/// A specified number, scaled down.
 pub fn scaled(n: u64) -> u64 {
     if std::env::var_os("TOWPATH_FULL").is_some() { n } else { (n / SCALE).max(1) }
 }

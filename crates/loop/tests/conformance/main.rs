@@ -1,5 +1,5 @@
-//! The conformance suite of the loop: what `BEHAVIOURS.md` says, as far as it makes sense at the level of operations,
-//! on every backend.
+//! The conformance suite of the loop, on every backend: the project's list of behaviours, whose letters and numbers
+//! are in the tests' names, as far as it makes sense at the level of operations.
 //!
 //! Lines without a test here, and why: B7 (a timer cannot be started twice: it is moved), B10 (needs a stepped
 //! clock: the simulator's), B11 and B12 (later), C12 and H12 (no provided buffers yet), C16, C19 (groups and shields

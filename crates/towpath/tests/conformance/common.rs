@@ -14,14 +14,14 @@ use towpath::{Runtime, is_canceled};
 use towpath_harness::net;
 pub use towpath_harness::patience;
 
-/// By what the numbers of BEHAVIOURS.md from 100 000 on are divided, so that the suite takes minutes on two cores.
+/// By what the specified numbers from 100 000 on are divided, so that the suite takes minutes on two cores.
 /// `TOWPATH_FULL=1` runs them at face value (then raise `TEST_TIMEOUT_MULT` as well).
 const SCALE: usize = 20;
 
 /// A time that is never reached.
 pub const LONG: Duration = Duration::from_secs(3600);
 
-/// A number of BEHAVIOURS.md, scaled down.
+/// A specified number, scaled down.
 pub fn scaled(n: usize) -> usize {
     if std::env::var_os("TOWPATH_FULL").is_some() { n } else { (n / SCALE).max(1) }
 }

@@ -1,5 +1,5 @@
-//! The conformance suite of the runtime and its sockets: what `BEHAVIOURS.md` says, as far as it makes sense at the
-//! level of tasks, on every backend.
+//! The conformance suite of the runtime and its sockets, on every backend: the project's list of behaviours, whose
+//! letters and numbers are in the tests' names, as far as it makes sense at the level of tasks.
 
 mod cancel;
 mod common;

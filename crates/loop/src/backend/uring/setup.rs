@@ -64,10 +64,6 @@ pub(super) enum Step {
 pub(super) const STEPS: [Step; 5] =
     [Step::NoArray, Step::Deferred, Step::Cooperative, Step::SubmitAll, Step::Plain];
 
-/// What the kernel hands to a thread of its own, always: that costs three times the plain call, which does not block
-/// either, and the thread stays around for seconds.
-const PUNTED: [u8; 1] = [opcode::Shutdown::CODE];
-
 /// Below this many entries a ring is not worth having.
 const FLOOR: u32 = 8;
 
@@ -153,7 +149,7 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
     let ways = std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
-        (Some(opcode), _) if has(opcode.code) && !PUNTED.contains(&opcode.code) => Support::Native,
+        (Some(opcode), _) if has(opcode.code) => Support::Native,
         (_, Elsewhere::Direct) => Support::Direct,
         (_, Elsewhere::Ready(_) | Elsewhere::Wait) => Support::Readiness,
         (_, Elsewhere::Loop) => Support::Unsupported,

@@ -14,8 +14,8 @@ const NEW_FD: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 /// What the request points to is valid and nobody else's; the entry may be submitted while it stays so.
 pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
     match *request {
-        Request::Nop | Request::Timer | Request::External => {
-            unreachable!("{:?} is carried out by the loop", request.kind())
+        Request::Nop | Request::Timer | Request::External | Request::Shutdown { .. } => {
+            unreachable!("{:?} has no opcode", request.kind())
         }
         Request::Socket { domain, kind, protocol } => {
             opcode::Socket::new(domain, kind | NEW_FD, protocol).build()
@@ -55,7 +55,6 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         Request::SendMsg { handle, msg, flags } => {
             opcode::SendMsg::new(Fd(handle.fd), msg).flags(sending(flags) as u32).build()
         }
-        Request::Shutdown { handle, how } => opcode::Shutdown::new(Fd(handle.fd), how).build(),
         Request::Close { handle } => opcode::Close::new(Fd(handle.fd)).build(),
         Request::Poll { handle, events } => poll(handle.fd, events),
     }
