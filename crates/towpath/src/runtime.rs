@@ -328,6 +328,18 @@ fn end(worker: &Worker, limit: Duration) -> Vec<String> {
 ///     })
 /// }
 /// ```
+///
+/// It stays on the thread that built it, whose worker it holds:
+///
+/// ```compile_fail,E0277
+/// fn sent<T: Send>() {}
+/// sent::<towpath::Runtime>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<towpath::Runtime>();
+/// ```
 pub struct Runtime {
     worker: Worker,
     threads: Vec<JoinHandle<Vec<String>>>,

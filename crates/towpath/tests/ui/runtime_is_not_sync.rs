@@ -1,9 +1,0 @@
-//! A runtime's first worker is the thread that made it.
-
-fn main() {
-    // SAFETY: nothing here keeps a stack frame's address in a thread-local.
-    let runtime = unsafe { towpath::Runtime::new() }.unwrap();
-    std::thread::scope(|s| {
-        s.spawn(|| runtime.run(|| ()));
-    });
-}
