@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 use towpath_loop::{Instant, Suspend, Wakeup};
 
 use crate::cancel;
+use crate::cells::Cells;
 use crate::task::{Header, TaskRef};
 use crate::worker::Worker;
 
@@ -33,13 +34,38 @@ pub(crate) fn current() -> TaskRef {
     }
 }
 
-/// Calls `f` with the current task, if a task with a stack of its own is running.
+/// The current task, if one with a stack of its own is running.
+///
+/// No closure is called with it, here and below: that would be one more frame around a switch, see [`suspend`].
+///
+/// # Safety
+/// The reference is used by the task's own frames only, while they last: the task is alive as long as it runs or is
+/// suspended.
 #[inline(always)]
-pub(crate) fn with_task<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
-    // SAFETY: the task that runs is alive, and stays so while it runs, which it does until `f` returns (or it is
-    // suspended in `f`, which keeps it as well).
-    let task = unsafe { TASK.get().as_ref() }?;
-    task.has_stack().then(|| f(task))
+unsafe fn running<'a>() -> Option<&'a Header> {
+    // SAFETY: the task that runs is alive; for how long, the caller knows.
+    unsafe { TASK.get().as_ref() }.filter(|task| task.has_stack())
+}
+
+/// Whether a task with a stack of its own is running.
+#[inline(always)]
+pub(crate) fn in_task() -> bool {
+    // SAFETY: not used beyond this.
+    unsafe { running() }.is_some()
+}
+
+/// Lets the other tasks of this worker run first. False if no task is running.
+#[inline(always)]
+pub(crate) fn yield_now() -> bool {
+    // SAFETY: used in this frame, which is the task's.
+    let Some(task) = (unsafe { running() }) else { return false };
+    // While it unwinds nobody else may run.
+    if !std::thread::panicking() {
+        // SAFETY: a task with a stack runs on a worker, which outlives it.
+        unsafe { &*WORKER.get() }.make_ready(task);
+        suspend(task);
+    }
+    true
 }
 
 /// Calls `f` with the worker that this thread is, if it is one.
@@ -47,6 +73,13 @@ pub(crate) fn with_task<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
 pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
     // SAFETY: a worker takes itself out of the cell before it goes, in `enter`.
     unsafe { WORKER.get().as_ref() }.map(f)
+}
+
+/// Calls `f` with the memory of this worker for tasks, if this thread is one.
+#[inline(always)]
+pub(crate) fn with_cells<R>(f: impl FnOnce(Option<&Cells>) -> R) -> R {
+    // SAFETY: as in `with_worker`.
+    f(unsafe { WORKER.get().as_ref() }.map(|worker| &worker.cells))
 }
 
 /// Makes this thread a worker while `f` runs.
@@ -164,18 +197,23 @@ static HOOK: Hook = Hook;
 unsafe impl Suspend for Hook {
     #[inline]
     fn current(&self) -> Option<Wakeup> {
-        with_task(|task| Wakeup { data: ptr::from_ref(task).cast(), wake: wake_here })
+        // SAFETY: the loop uses it while the task waits in a frame of its own.
+        unsafe { running() }.map(|task| Wakeup { data: ptr::from_ref(task).cast(), wake: wake_here })
     }
 
     #[inline]
     fn suspend(&self) {
-        with_task(suspend);
+        // SAFETY: used in this frame, which is the task's.
+        if let Some(task) = unsafe { running() } {
+            suspend(task);
+        }
     }
 
     #[inline]
     fn is_canceled(&self) -> bool {
-        match with_task(cancel::is_canceled) {
-            Some(canceled) => canceled,
+        // SAFETY: not used beyond this.
+        match unsafe { running() } {
+            Some(task) => cancel::is_canceled(task),
             // SAFETY: what TASK names is alive.
             None => match unsafe { TASK.get().as_ref() } {
                 // A thread that was spawned as a task's stand-in.

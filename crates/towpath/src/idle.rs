@@ -41,7 +41,14 @@ impl Idle {
     /// No two callers are given the same sleep of a worker.
     pub(crate) fn pick(&self, preferred: usize) -> Option<usize> {
         fence(Ordering::SeqCst);
-        let mut idle = self.0.load(Ordering::Relaxed);
+        self.pick_after_fence(preferred)
+    }
+
+    /// [`pick`](Idle::pick), where what is new to do was made known with a full fence behind it.
+    #[inline]
+    pub(crate) fn pick_after_fence(&self, preferred: usize) -> Option<usize> {
+        // SeqCst, at no cost on x86, since that fence may have been a SeqCst operation.
+        let mut idle = self.0.load(Ordering::SeqCst);
         while idle != 0 {
             let pick = if idle & (1 << preferred) != 0 { preferred } else { idle.trailing_zeros() as usize };
             let before = self.0.fetch_and(!(1 << pick), Ordering::Relaxed);
@@ -95,17 +102,29 @@ mod models {
         idle: Idle,
     }
 
+    fn task() -> TaskRef {
+        // SAFETY: it borrows nothing, and is `Send`.
+        unsafe { TaskRef::new(Options::default(), || ()) }.0
+    }
+
     impl Workers {
         fn new(count: usize) -> Arc<Workers> {
             Arc::new(Workers { mailboxes: (0..count).map(|_| mailbox()).collect(), idle: Idle::new() })
         }
 
-        /// As `Shared::spawn`.
-        fn spawn(&self, target: usize) {
-            // SAFETY: it borrows nothing, and is `Send`.
-            let (task, _) = unsafe { TaskRef::new(Options::default(), || ()) };
-            assert!(self.mailboxes[target].push_unstarted(task).is_ok());
+        /// As `Shared::spawn` from a thread that is no worker.
+        fn inject(&self, target: usize) {
+            assert!(self.mailboxes[target].inject(task()).is_ok());
             self.notify(target);
+        }
+
+        /// As `Worker::spawn` on that worker.
+        fn spawn(&self, index: usize) {
+            // SAFETY: in these models only one thread acts for a worker.
+            unsafe { self.mailboxes[index].spawned.push(task()) };
+            if let Some(wake) = self.idle.pick_after_fence(index) {
+                self.mailboxes[wake].remote.wake();
+            }
         }
 
         fn notify(&self, target: usize) {
@@ -119,7 +138,8 @@ mod models {
             let mine = &self.mailboxes[index];
             let mut started = 0;
             loop {
-                while let Some(task) = mine.pop_unstarted() {
+                // SAFETY: this thread acts for the worker.
+                while let Some(task) = mine.pop_injected().or_else(|| unsafe { mine.spawned.pop() }) {
                     // SAFETY: it came out of the queue, once.
                     unsafe { task.run() };
                     started += 1;
@@ -128,7 +148,8 @@ mod models {
                     }
                 }
                 let mut others = self.mailboxes.iter().filter(|other| !Arc::ptr_eq(other, mine));
-                if others.any(|other| other.steal_into(mine)) {
+                // SAFETY: as above.
+                if others.any(|other| unsafe { other.steal_into(&mine.spawned) }) {
                     if mine.unstarted() > 1 {
                         self.notify(index);
                     }
@@ -148,7 +169,7 @@ mod models {
             let workers = Workers::new(1);
             let spawner = thread::spawn({
                 let workers = workers.clone();
-                move || (0..2).for_each(|_| workers.spawn(0))
+                move || (0..2).for_each(|_| workers.inject(0))
             });
             workers.work(0, 2);
             spawner.join().unwrap();
@@ -177,7 +198,7 @@ mod models {
             let threads = [0, 1].map(|n| {
                 let workers = workers.clone();
                 thread::spawn(move || match n {
-                    0 => workers.spawn(0),
+                    0 => workers.inject(0),
                     _ => workers.work(1, 1),
                 })
             });
@@ -185,7 +206,7 @@ mod models {
                 let workers = workers.clone();
                 move || workers.work(0, 1)
             });
-            workers.spawn(0);
+            workers.inject(0);
             threads.into_iter().chain([worker]).for_each(|thread| thread.join().unwrap());
         });
     }
@@ -196,9 +217,7 @@ mod models {
     fn loom_tasks_that_are_being_stolen_are_not_overlooked() {
         check(3, || {
             let workers = Workers::new(3);
-            // SAFETY: they borrow nothing, and are `Send`.
-            let tasks = [(); 3].map(|()| unsafe { TaskRef::new(Options::default(), || ()) }.0);
-            tasks.into_iter().for_each(|task| assert!(workers.mailboxes[0].push_unstarted(task).is_ok()));
+            (0..3).for_each(|_| assert!(workers.mailboxes[0].inject(task()).is_ok()));
             let thief = thread::spawn({
                 let workers = workers.clone();
                 move || workers.work(1, 1)

@@ -30,17 +30,19 @@
 //! Everything also works on a plain thread, which it then blocks.
 
 mod cancel;
+mod cells;
 mod context;
 mod idle;
 mod join;
 mod mail;
 pub mod net;
 mod runtime;
+mod signals;
+mod steal;
 mod sync;
 mod task;
 pub mod thread;
 pub mod time;
-mod token;
 mod watchdog;
 mod worker;
 

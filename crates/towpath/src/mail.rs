@@ -1,4 +1,5 @@
-//! A worker's mailbox: tasks that other threads have made ready, and tasks that nobody has started yet.
+//! A worker's mailbox: tasks that other threads have made ready, and tasks that nobody has started yet, from the worker
+//! itself and from others.
 //!
 //! The list of ready tasks is intrusive: a task is in it at most once (`Header::mailed`), so waking allocates nothing.
 //! Pushing onto an empty list is what wakes the worker; who finds others there knows that somebody does.
@@ -7,6 +8,7 @@ use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
 use std::sync::PoisonError;
 
+use crate::steal::Queue;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Remote};
 use crate::task::{Header, TaskRef};
@@ -15,9 +17,11 @@ use crate::task::{Header, TaskRef};
 pub(crate) struct Mailbox {
     /// Newest first.
     ready: AtomicPtr<Header>,
-    /// `None` once the worker has shut down.
-    unstarted: Mutex<Option<VecDeque<TaskRef>>>,
-    /// How many are unstarted, to be looked at without the lock.
+    /// Tasks that the worker has spawned.
+    pub(crate) spawned: Queue,
+    /// Tasks that others have put here to be started. `None` once the worker has shut down.
+    injected: Mutex<Option<VecDeque<TaskRef>>>,
+    /// How many are injected, to be looked at without the lock.
     waiting: AtomicUsize,
     /// Tasks that live here, published by the worker for those who place others.
     pub(crate) live: AtomicUsize,
@@ -25,10 +29,12 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(remote: impl Into<Remote>) -> Mailbox {
+    /// The mailbox of a loop's worker. `shared` if there are other workers, which may take tasks away.
+    pub(crate) fn new(remote: impl Into<Remote>, shared: bool) -> Mailbox {
         Mailbox {
             ready: AtomicPtr::new(ptr::null_mut()),
-            unstarted: Mutex::new(Some(VecDeque::new())),
+            spawned: Queue::new(shared),
+            injected: Mutex::new(Some(VecDeque::new())),
             waiting: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
             remote: remote.into(),
@@ -79,12 +85,12 @@ impl Mailbox {
         }
     }
 
-    /// Adds a task that has not started.
+    /// Adds a task that has not started. From any thread.
     ///
     /// # Errors
     /// Gives it back if the worker takes no more.
-    pub(crate) fn push_unstarted(&self, task: TaskRef) -> Result<(), TaskRef> {
-        self.with_unstarted(|queue| match queue {
+    pub(crate) fn inject(&self, task: TaskRef) -> Result<(), TaskRef> {
+        self.with_injected(|queue| match queue {
             Some(queue) => {
                 queue.push_back(task);
                 Ok(())
@@ -93,45 +99,54 @@ impl Mailbox {
         })
     }
 
-    /// Takes the oldest task that has not started.
-    pub(crate) fn pop_unstarted(&self) -> Option<TaskRef> {
-        if self.unstarted() == 0 {
+    /// Takes the oldest task that was injected.
+    pub(crate) fn pop_injected(&self) -> Option<TaskRef> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.with_unstarted(|queue| queue.as_mut()?.pop_front())
+        self.with_injected(|queue| queue.as_mut()?.pop_front())
     }
 
-    /// Moves the newer half of the tasks that have not started to another mailbox. For a worker that has nothing to
-    /// do. True if there were any.
-    pub(crate) fn steal_into(&self, other: &Mailbox) -> bool {
-        if self.unstarted() == 0 {
+    /// Moves the older half of the tasks that have not started to the queue of a worker that has nothing to do. True if
+    /// there were any.
+    ///
+    /// # Safety
+    /// The caller owns `thief`.
+    pub(crate) unsafe fn steal_into(&self, thief: &Queue) -> bool {
+        // SAFETY: passed on to the caller.
+        if unsafe { self.spawned.steal_into(thief) } {
+            return true;
+        }
+        if self.waiting.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let stolen = self.with_unstarted(|queue| {
+        let stolen = self.with_injected(|queue| {
             let queue = queue.as_mut()?;
-            Some(queue.split_off(queue.len() / 2))
+            let rest = queue.split_off(queue.len().div_ceil(2));
+            Some(std::mem::replace(queue, rest))
         });
-        let Some(mut stolen) = stolen.filter(|stolen| !stolen.is_empty()) else { return false };
-        other.with_unstarted(|queue| {
-            // The thief is awake and stealing, so it has not shut down.
-            queue.as_mut().expect("a worker that steals is open").append(&mut stolen);
-        });
-        true
+        let stolen = stolen.unwrap_or_default();
+        let any = !stolen.is_empty();
+        for task in stolen {
+            // SAFETY: passed on to the caller.
+            unsafe { thief.push(task) };
+        }
+        any
     }
 
-    /// Takes no more tasks, and returns those that have not started.
+    /// Takes no more tasks from others, and returns those that have not started.
     pub(crate) fn close(&self) -> VecDeque<TaskRef> {
-        self.with_unstarted(Option::take).unwrap_or_default()
+        self.with_injected(Option::take).unwrap_or_default()
     }
 
     /// How many tasks have not started.
     pub(crate) fn unstarted(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
+        self.spawned.len() + self.waiting.load(Ordering::Acquire)
     }
 
-    fn with_unstarted<R>(&self, f: impl FnOnce(&mut Option<VecDeque<TaskRef>>) -> R) -> R {
+    fn with_injected<R>(&self, f: impl FnOnce(&mut Option<VecDeque<TaskRef>>) -> R) -> R {
         // Nothing under the lock panics, but for want of memory.
-        let mut queue = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
         let result = f(&mut queue);
         self.waiting.store(queue.as_ref().map_or(0, VecDeque::len), Ordering::Release);
         result
@@ -161,7 +176,7 @@ mod tests {
 
     #[test]
     fn ready_tasks_come_once_and_oldest_first() {
-        let mailbox = Mailbox::new(Loop::new().unwrap().remote());
+        let mailbox = Mailbox::new(Loop::new().unwrap().remote(), true);
         let tasks = [task(), task(), task()];
         for n in [1, 0, 1, 2, 0] {
             mailbox.push_ready(&tasks[n]);
@@ -174,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_task_can_be_put_in_again_while_it_is_looked_at() {
-        let mailbox = Mailbox::new(Loop::new().unwrap().remote());
+        let mailbox = Mailbox::new(Loop::new().unwrap().remote(), true);
         mailbox.push_ready(&task());
         let mut taken = 0;
         mailbox.take_ready(|task| {
@@ -186,21 +201,29 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_half_is_stolen_and_a_closed_mailbox_gives_back() {
+    fn the_older_half_is_stolen_and_a_closed_mailbox_gives_back() {
         let loop_ = Loop::new().unwrap();
-        let [a, b] = [0; 2].map(|_| Mailbox::new(loop_.remote()));
+        let [a, b] = [0; 2].map(|_| Mailbox::new(loop_.remote(), true));
         let tasks: Vec<_> = (0..5).map(|_| task()).collect();
         let id = |task: Option<TaskRef>| tasks.iter().position(|t| Some(t.id) == task.as_ref().map(|t| t.id));
-        tasks.iter().for_each(|task| assert!(a.push_unstarted(task.clone()).is_ok()));
-        assert!(a.steal_into(&b));
-        assert_eq!((a.unstarted(), b.unstarted()), (2, 3));
-        assert_eq!([id(a.pop_unstarted()), id(b.pop_unstarted())], [Some(0), Some(2)]);
-        assert!(a.steal_into(&b) && !a.steal_into(&b), "the last one can be stolen as well");
-        assert_eq!((a.unstarted(), b.unstarted()), (0, 3));
-        let rest: Vec<_> = b.close().into_iter().map(|task| id(Some(task)).unwrap()).collect();
-        assert_eq!(rest, [3, 4, 1]);
-        assert_eq!(id(b.push_unstarted(tasks[0].clone()).err()), Some(0));
-        assert!(b.pop_unstarted().is_none() && !b.steal_into(&a) && b.close().is_empty());
+        tasks.iter().for_each(|task| assert!(a.inject(task.clone()).is_ok()));
+        // SAFETY: nobody else is here.
+        unsafe {
+            assert!(a.steal_into(&b.spawned));
+            assert_eq!((a.unstarted(), b.unstarted()), (2, 3));
+            assert_eq!([id(a.pop_injected()), id(b.spawned.pop())], [Some(3), Some(0)]);
+            assert!(
+                a.steal_into(&b.spawned) && !a.steal_into(&b.spawned),
+                "the last one can be stolen as well"
+            );
+            assert_eq!((a.unstarted(), b.unstarted()), (0, 3));
+            assert_eq!([0; 4].map(|_| id(b.spawned.pop())), [Some(1), Some(2), Some(4), None]);
+        }
+        assert!(a.inject(tasks[0].clone()).is_ok());
+        assert_eq!(a.close().len(), 1);
+        assert_eq!(id(a.inject(tasks[0].clone()).err()), Some(0));
+        // SAFETY: as above.
+        assert!(a.pop_injected().is_none() && unsafe { !a.steal_into(&b.spawned) } && a.close().is_empty());
     }
 
     /// A real sleep of a real loop: a wake-up that is lost hangs the test.
@@ -208,7 +231,7 @@ mod tests {
     fn wakes_from_three_threads_reach_a_worker_that_sleeps() {
         const EACH: usize = 100_000;
         let loop_ = Loop::new().unwrap();
-        let mailbox = Mailbox::new(loop_.remote());
+        let mailbox = Mailbox::new(loop_.remote(), true);
         let tasks = [task(), task()];
         let news = [0; 2].map(AtomicUsize::new);
         let (news, mailbox, tasks) = (&news, &mailbox, &tasks);
@@ -241,10 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn under_stress_each_unstarted_task_is_started_once_or_given_back() {
+    fn under_stress_each_injected_task_is_started_once_or_given_back() {
         const TASKS: usize = 50_000;
         let loop_ = Loop::new().unwrap();
-        let mailboxes = &[0; 3].map(|_| Mailbox::new(loop_.remote()));
+        let mailboxes = &[0; 3].map(|_| Mailbox::new(loop_.remote(), true));
         let counts: &Vec<_> = &(0..TASKS).map(|_| AtomicUsize::new(0)).collect();
         let (next, barrier) = (&AtomicUsize::new(0), &Barrier::new(5));
         let count = |task: TaskRef| {
@@ -262,21 +285,23 @@ mod tests {
                         let options = Options { name: Some(n.to_string().into()), stack_size: None };
                         // SAFETY: it borrows nothing, and is `Send`.
                         let (task, _) = unsafe { TaskRef::new(options, || ()) };
-                        mailboxes[n % 3].push_unstarted(task).unwrap_or_else(count);
+                        mailboxes[n % 3].inject(task).unwrap_or_else(count);
                     }
                 });
             }
             for me in 0..3 {
                 scope.spawn(move || {
                     barrier.wait();
+                    let mine = &mailboxes[me];
+                    // SAFETY: its queue is this thread's.
+                    let pop = || mine.pop_injected().or_else(|| unsafe { mine.spawned.pop() });
                     // Closes while the spawners are still at it.
                     while next.load(Ordering::Relaxed) < TASKS / 2 {
-                        while let Some(task) = mailboxes[me].pop_unstarted() {
-                            count(task);
-                        }
-                        mailboxes[(me + 1) % 3].steal_into(&mailboxes[me]);
+                        std::iter::from_fn(pop).for_each(count);
+                        // SAFETY: as above.
+                        unsafe { mailboxes[(me + 1) % 3].steal_into(&mine.spawned) };
                     }
-                    mailboxes[me].close().into_iter().for_each(count);
+                    mine.close().into_iter().chain(std::iter::from_fn(pop)).for_each(count);
                 });
             }
         });
@@ -373,28 +398,30 @@ mod models {
     }
 
     #[test]
-    fn loom_each_unstarted_task_is_started_once() {
+    fn loom_each_injected_task_is_started_once() {
         check(3, || {
             let (a, b, starts) = (mailbox(), mailbox(), Arc::new(AtomicUsize::new(0)));
             let tasks = [task(&starts), task(&starts)];
             let spawner = thread::spawn({
                 let a = a.clone();
-                move || tasks.into_iter().for_each(|task| assert!(a.push_unstarted(task).is_ok()))
+                move || tasks.into_iter().for_each(|task| assert!(a.inject(task).is_ok()))
             });
             let thief = thread::spawn({
                 let (a, b) = (a.clone(), b.clone());
-                move || {
-                    a.steal_into(&b);
-                    b.pop_unstarted().iter().for_each(start);
+                // SAFETY: the queue of `b` is this thread's.
+                move || unsafe {
+                    a.steal_into(&b.spawned);
+                    b.spawned.pop().iter().for_each(start);
                 }
             });
-            a.pop_unstarted().iter().for_each(start);
+            a.pop_injected().iter().for_each(start);
             spawner.join().unwrap();
             thief.join().unwrap();
             let left = a.unstarted() + b.unstarted();
             assert_eq!(starts.load(Relaxed) + left, 2);
-            let rest = a.close().into_iter().chain(b.close());
-            assert_eq!(rest.inspect(start).count(), left);
+            // SAFETY: the thief is gone.
+            let stolen = std::iter::from_fn(|| unsafe { b.spawned.pop() });
+            assert_eq!(a.close().into_iter().chain(stolen).inspect(start).count(), left);
         });
     }
 
@@ -409,19 +436,22 @@ mod models {
                 move || {
                     tasks
                         .into_iter()
-                        .filter_map(|task| a.push_unstarted(task).err())
+                        .filter_map(|task| a.inject(task).err())
                         .for_each(|task| refuse(&task, &refused))
                 }
             });
             let thief = thread::spawn({
                 let (a, b, refused) = (a.clone(), b.clone(), refused.clone());
-                move || {
-                    a.steal_into(&b);
-                    b.pop_unstarted().iter().for_each(start);
-                    b.close().iter().for_each(|task| refuse(task, &refused));
+                // SAFETY: the queue of `b` is this thread's.
+                move || unsafe {
+                    a.steal_into(&b.spawned);
+                    b.spawned.pop().iter().for_each(start);
+                    while let Some(task) = b.spawned.pop() {
+                        refuse(&task, &refused);
+                    }
                 }
             });
-            a.pop_unstarted().iter().for_each(start);
+            a.pop_injected().iter().for_each(start);
             a.close().iter().for_each(|task| refuse(task, &refused));
             spawner.join().unwrap();
             thief.join().unwrap();

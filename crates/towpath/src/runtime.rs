@@ -91,34 +91,47 @@ impl Shared {
         }
     }
 
+    /// [`notify`](Shared::notify), of a task that worker `index` has put into its own [`Queue`](crate::steal::Queue).
+    #[inline]
+    pub(crate) fn notify_of_own(&self, index: usize) {
+        if let Some(wake) = self.idle.pick_after_fence(index) {
+            self.mailboxes[wake].remote.wake();
+        }
+    }
+
     /// Queues a task that may start on any worker.
+    #[inline]
     pub(crate) fn spawn(&self, task: TaskRef) {
-        let target = self.place();
-        match self.mailboxes[target].push_unstarted(task) {
+        let mut task = Some(task);
+        context::with_worker(|worker| {
+            if std::ptr::eq(&*worker.shared, self)
+                && let Some(task) = task.take()
+            {
+                worker.spawn(task);
+            }
+        });
+        if let Some(task) = task {
+            self.inject(self.least_loaded().0, task);
+        }
+    }
+
+    /// Queues a task in the mailbox of worker `target`.
+    pub(crate) fn inject(&self, target: usize, task: TaskRef) {
+        match self.mailboxes[target].inject(task) {
             Ok(()) => self.notify(target),
             // SAFETY: it has not run, and this was the reference that could have started it.
             Err(task) => unsafe { task.refuse(Box::new(crate::Canceled)) },
         }
     }
 
-    /// Where a new task is queued: here, so that what is spawned and joined at once stays in one cache; but where this
-    /// worker has clearly more tasks than another, there, since a task that lives long stays where it starts.
-    fn place(&self) -> usize {
+    /// The worker with the fewest tasks, and how many it has.
+    pub(crate) fn least_loaded(&self) -> (usize, usize) {
         let load = |index: usize| {
             let mailbox = &self.mailboxes[index];
-            mailbox.live.load(Ordering::Relaxed) + mailbox.unstarted()
+            (index, mailbox.live.load(Ordering::Relaxed) + mailbox.unstarted())
         };
-        let here = context::with_worker(|worker| std::ptr::eq(&*worker.shared, self).then_some(worker.index))
-            .flatten();
-        if self.mailboxes.len() == 1 {
-            return 0;
-        }
         let first = usize::from(!self.first_is_there.load(Ordering::Relaxed));
-        let least = (first..self.mailboxes.len()).min_by_key(|index| load(*index)).unwrap_or(0);
-        match here {
-            Some(here) if load(here) <= load(least) + load(least) / 4 + 16 => here,
-            _ => least,
-        }
+        (first..self.mailboxes.len()).map(load).min_by_key(|(_, load)| *load).unwrap_or((0, 0))
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
@@ -211,7 +224,8 @@ impl Builder {
         let loop_ = self.loop_config.build()?;
         let backend = loop_.backend();
         let mut threads = Vec::new();
-        let mut mailboxes = vec![Arc::new(Mailbox::new(loop_.remote()))];
+        let shared = workers > 1;
+        let mut mailboxes = vec![Arc::new(Mailbox::new(loop_.remote(), shared))];
         let mut starts = Vec::new();
         for index in 1..workers {
             let (ready, is_ready) = mpsc::channel();
@@ -221,7 +235,8 @@ impl Builder {
             let builder = thread::Builder::new().name(format!("towpath-worker-{index}"));
             // If anything fails below, dropping `start` ends the threads begun so far.
             threads.push(builder.spawn(move || work(index, &config, limit, &ready, &started))?);
-            mailboxes.push(Arc::new(Mailbox::new(is_ready.recv().map_err(io::Error::other)??)));
+            let remote = is_ready.recv().map_err(io::Error::other)??;
+            mailboxes.push(Arc::new(Mailbox::new(remote, shared)));
             starts.push(start);
         }
         let shared = Arc::new(Shared {

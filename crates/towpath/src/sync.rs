@@ -10,6 +10,20 @@ pub(crate) use loom::{
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, atomic};
 
+/// Stores a value, and orders that before everything that the caller does next, by all threads' view.
+#[inline]
+pub(crate) fn store_and_fence(place: &atomic::AtomicUsize, value: usize) {
+    if cfg!(loom) {
+        // `loom` takes SeqCst for AcqRel but for fences.
+        place.store(value, atomic::Ordering::Release);
+        atomic::fence(atomic::Ordering::SeqCst);
+    } else {
+        // A locked exchange is half the price of a store and a fence on x86. To pair with it the other side needs a
+        // fence, and the caller's next load must be SeqCst.
+        place.swap(value, atomic::Ordering::SeqCst);
+    }
+}
+
 /// What wakes a worker; in a model that is a flag.
 #[cfg(all(test, loom))]
 pub(crate) use model::Bell as Remote;
@@ -82,14 +96,14 @@ pub(crate) mod model {
     }
 
     pub(crate) fn mailbox() -> Arc<Mailbox> {
-        Arc::new(Mailbox::new(Bell::default()))
+        Arc::new(Mailbox::new(Bell::default(), true))
     }
 
     /// A task that lives in `home` and that nobody runs: a model acts for it.
     pub(crate) fn settled(home: &Arc<Mailbox>) -> TaskRef {
         // SAFETY: it borrows nothing, and is `Send`.
         let (task, _) = unsafe { TaskRef::new(Options::default(), || ()) };
-        task.settle(home);
+        task.settle(home.clone());
         task
     }
 

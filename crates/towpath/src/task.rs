@@ -12,6 +12,7 @@
 //!               any worker may take it   suspended ◄─► queued ◄─► running
 //! ```
 
+use std::alloc::Layout;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
@@ -24,9 +25,11 @@ use towpath_coro::{Coroutine, Yielder};
 use towpath_loop::{Loop, Remote};
 
 use crate::cancel::Scope;
+use crate::cells;
+use crate::context;
 use crate::join::JoinCell;
+use crate::signals::Signals;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
-use crate::token::Token;
 use crate::worker::{self, Mailbox};
 
 /// What the scheduler and other threads know of a task.
@@ -40,9 +43,7 @@ pub(crate) struct Header {
     pub(crate) next_mail: AtomicPtr<Header>,
     /// In its home's inbox, or about to be.
     pub(crate) mailed: AtomicBool,
-    /// Cancelled: every wait that is not shielded fails from now on.
-    canceled: AtomicBool,
-    token: Token,
+    signals: Signals,
     pub(crate) join: JoinCell,
     pub(crate) id: u64,
     pub(crate) name: Option<Box<str>>,
@@ -92,6 +93,16 @@ pub(crate) struct VTable {
 struct Cell_<F, T> {
     header: Header,
     stage: UnsafeCell<Stage<F, T>>,
+}
+
+impl<F, T> Cell_<F, T> {
+    fn allocate(header: Header, stage: Stage<F, T>) -> NonNull<Header> {
+        let layout = Layout::new::<Cell_<F, T>>();
+        let place = context::with_cells(|cells| cells::take(cells, layout)).cast::<Cell_<F, T>>();
+        // SAFETY: a block of this layout, and nobody else's.
+        unsafe { place.write(Cell_ { header, stage: UnsafeCell::new(stage) }) };
+        place.cast()
+    }
 }
 
 /// Which of the two is there is known from the task's life: the closure until `run` or `refuse`, nothing while it runs,
@@ -157,8 +168,12 @@ impl<F: FnOnce() -> T, T> Typed<F, T> {
     }
 
     unsafe fn free(header: NonNull<Header>) {
-        // SAFETY: the last reference is gone; the cell came from a box, and its stage needs no drop.
-        drop(unsafe { Box::from_raw(header.cast::<Cell_<F, T>>().as_ptr()) });
+        let cell = header.cast::<Cell_<F, T>>();
+        // SAFETY: the last reference is gone; the cell came from `Cell_::allocate`, and its stage needs no drop.
+        unsafe {
+            ptr::drop_in_place(cell.as_ptr());
+            context::with_cells(|cells| cells::give(cells, cell.cast(), Layout::new::<Cell_<F, T>>()));
+        }
     }
 }
 
@@ -198,11 +213,8 @@ impl TaskRef {
     /// What `f` and its result borrow outlives both. Where `f` is not `Send` the task must start on this thread, and
     /// where `T` is not, its handle must stay here.
     pub(crate) unsafe fn new<F: FnOnce() -> T, T>(options: Options, f: F) -> (TaskRef, TaskRef) {
-        let cell = Box::new(Cell_ {
-            header: Header::new(&Typed::<F, T>::VTABLE, options, 2),
-            stage: UnsafeCell::new(Stage::<F, T> { closure: ManuallyDrop::new(f) }),
-        });
-        let header = NonNull::from(Box::leak(cell)).cast();
+        let header = Header::new(&Typed::<F, T>::VTABLE, options, 2);
+        let header = Cell_::<F, T>::allocate(header, Stage { closure: ManuallyDrop::new(f) });
         (TaskRef(header), TaskRef(header))
     }
 
@@ -210,11 +222,8 @@ impl TaskRef {
     pub(crate) fn thread() -> TaskRef {
         let thread = std::thread::current();
         let options = Options { name: thread.name().map(Into::into), stack_size: None };
-        let cell = Box::new(Cell_::<fn(), ()> {
-            header: Header::new(&Typed::<fn(), ()>::VTABLE, options, 1),
-            stage: UnsafeCell::new(Stage { nothing: () }),
-        });
-        let task = TaskRef(NonNull::from(Box::leak(cell)).cast());
+        let header = Header::new(&Typed::<fn(), ()>::VTABLE, options, 1);
+        let task = TaskRef(Cell_::<fn(), ()>::allocate(header, Stage { nothing: () }));
         task.settle_on_thread(thread);
         task
     }
@@ -251,7 +260,7 @@ impl TaskRef {
     /// Called once for a task, on the thread that it is to live on, and never after `refuse`.
     pub(crate) unsafe fn run(&self) {
         // SAFETY: passed on to the caller.
-        unsafe { (self.vtable.run)(self.0) }
+        unsafe { Header::run(self.0) }
     }
 
     /// Ends a task that never started; its joiner gets `why` as if it were a panic's payload.
@@ -298,12 +307,18 @@ impl Clone for TaskRef {
 }
 
 impl Drop for TaskRef {
+    #[inline]
     fn drop(&mut self) {
-        if self.references.fetch_sub(1, Ordering::Release) == 1 {
+        // The last one need not write that it was: with no other reference nobody can make one. Acquire: what was done
+        // with the others happened before.
+        if self.references.load(Ordering::Acquire) != 1 {
+            if self.references.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
             fence(Ordering::Acquire);
-            // SAFETY: that was the last reference; everything done with the others happened before, by the fence.
-            unsafe { (self.vtable.free)(self.0) }
         }
+        // SAFETY: this was the last reference.
+        unsafe { (self.vtable.free)(self.0) }
     }
 }
 
@@ -323,8 +338,7 @@ impl Header {
             home: AtomicPtr::new(ptr::null_mut()),
             next_mail: AtomicPtr::new(ptr::null_mut()),
             mailed: AtomicBool::new(false),
-            canceled: AtomicBool::new(false),
-            token: Token::new(),
+            signals: Signals::new(),
             join: JoinCell::new(),
             id: next_id(),
             name: options.name,
@@ -342,6 +356,16 @@ impl Header {
         }
     }
 
+    /// Runs its body.
+    ///
+    /// # Safety
+    /// As [`TaskRef::run`]; and it stays alive meanwhile.
+    #[inline]
+    pub(crate) unsafe fn run(this: NonNull<Header>) {
+        // SAFETY: passed on to the caller.
+        unsafe { (this.as_ref().vtable.run)(this) }
+    }
+
     /// Whether it has started on a stack of its own. Asked on the thread that it runs on.
     pub(crate) fn has_stack(&self) -> bool {
         !self.local.yielder.get().is_null()
@@ -351,16 +375,15 @@ impl Header {
     pub(crate) fn settle_on_thread(&self, thread: Thread) {
         let settled = self.thread.set(thread);
         debug_assert!(settled.is_ok(), "a task starts once");
-        // Against `cancel`, also a read-modify-write: either that one sees the thread, or this one sees the flag.
-        self.canceled.fetch_or(false, Ordering::SeqCst);
+        self.signals.settle();
     }
 
     /// Gives it its home, for ever.
-    pub(crate) fn settle(&self, home: &Arc<Mailbox>) {
+    #[inline]
+    pub(crate) fn settle(&self, home: Arc<Mailbox>) {
         debug_assert!(self.home.load(Ordering::Relaxed).is_null(), "a task starts once");
-        self.home.store(Arc::into_raw(home.clone()).cast_mut(), Ordering::Release);
-        // Against `cancel`, as in `settle_on_thread`. The token is taken by a read-modify-write anyway.
-        self.canceled.fetch_or(false, Ordering::AcqRel);
+        self.home.store(Arc::into_raw(home).cast_mut(), Ordering::Release);
+        self.signals.settle();
     }
 
     /// Before a thread waits for its loop: a cancel from now on ends the wait.
@@ -369,8 +392,7 @@ impl Header {
             && let Ok(loop_) = Loop::current()
         {
             let _ = self.remote.set(loop_.remote());
-            // See `settle_on_thread`.
-            self.canceled.fetch_or(false, Ordering::SeqCst);
+            self.signals.settle();
         }
     }
 
@@ -386,7 +408,7 @@ impl Header {
             }
             return;
         }
-        let home = self.home.load(Ordering::SeqCst);
+        let home = self.home.load(Ordering::Acquire);
         if !home.is_null() {
             // SAFETY: the header owns a count of the mailbox, from `settle` until it is freed itself.
             worker::wake(unsafe { &*home }, self);
@@ -395,24 +417,24 @@ impl Header {
 
     /// Cancels it.
     pub(crate) fn cancel(&self) {
-        self.canceled.swap(true, Ordering::SeqCst);
+        self.signals.cancel();
         self.wake();
     }
 
     pub(crate) fn is_canceled(&self) -> bool {
-        self.canceled.load(Ordering::Acquire)
+        self.signals.is_canceled()
     }
 
     /// Gives it its park token.
     pub(crate) fn unpark(&self) {
-        if self.token.put() {
+        if self.signals.put_token() {
             self.wake();
         }
     }
 
     /// Takes the park token, if it is there.
     pub(crate) fn take_token(&self) -> bool {
-        self.token.take()
+        self.signals.take_token()
     }
 
     /// A new counted reference to it.
@@ -443,7 +465,7 @@ impl Drop for Header {
         let home = self.home.load(Ordering::Relaxed);
         if !home.is_null() {
             // SAFETY: the count that `settle` put there.
-            drop(unsafe { Arc::from_raw(home) });
+            worker::leave(unsafe { Arc::from_raw(home) });
         }
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use towpath_coro::{Coroutine, StackPool, State};
 use towpath_loop::{Instant, Loop};
 
+use crate::cells::Cells;
 use crate::context;
 pub(crate) use crate::mail::Mailbox;
 use crate::runtime::{Counters, Shared};
@@ -35,11 +36,25 @@ const INLINE_BUDGET: u32 = 128;
 const POLL_EVERY: Duration = Duration::from_micros(100);
 /// The most switches between two looks at the clock.
 const CLOCK_EVERY_MAX: u32 = 256;
-/// After so many switches an unstarted task gets its turn even if started ones are ready.
-const START_EVERY: u32 = 8;
+/// So many ready tasks are resumed in a row while others wait to be started.
+const RESUMES: u32 = 64;
+/// So many tasks are started in a row while others are ready. One at a time would make whoever spawns and joins them wait
+/// for each.
+const STARTS: u32 = 16;
+/// One in so many times a task that is to be started is looked for in the reverse order.
+const INJECTED_EVERY: u32 = 32;
+/// After so many spawns a worker looks at how many tasks the others have.
+const LOOK_AROUND_EVERY: u32 = 16;
 /// After so many ticks a worker that always has something to do looks all the same whether tasks wait elsewhere, for a
 /// worker that may be blocked.
 const STEAL_EVERY: u64 = 64;
+
+/// Whose turn it is, ready tasks' or new ones', and for how many of them.
+#[derive(Clone, Copy)]
+struct Turn {
+    starting: bool,
+    left: u32,
+}
 
 /// A worker, on the thread that it is.
 pub(crate) struct Worker {
@@ -48,6 +63,16 @@ pub(crate) struct Worker {
     pub(crate) mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
     pub(crate) loop_: Loop,
+    pub(crate) cells: Cells,
+    /// Counts of the mailbox's `Arc` that no task has: what ended tasks had, for new ones.
+    homes: Cell<usize>,
+    /// The other worker that had the fewest tasks when last looked, and how many; and the spawns since then.
+    least: Cell<(usize, usize)>,
+    spawns: Cell<u32>,
+    /// Nothing is started any more.
+    closed: Cell<bool>,
+    /// How often a task was looked for that is to be started.
+    starts: Cell<u32>,
     /// Not counted: a task that ends while it is in here leaves its reference behind, see `retire`.
     ready: UnsafeCell<VecDeque<NonNull<Header>>>,
     /// Tasks that have not started and may not start elsewhere.
@@ -61,8 +86,7 @@ pub(crate) struct Worker {
     clock_every: Cell<u32>,
     polled: Cell<Instant>,
     ticks: Cell<u64>,
-    /// How many switches since a task was started. Rounds can be as short as one switch, so it lives here.
-    since_start: Cell<u32>,
+    turn: Cell<Turn>,
 }
 
 /// Makes a task ready that lives on `home`. From any thread.
@@ -79,6 +103,18 @@ pub(crate) fn wake(home: &Mailbox, task: &Header) {
     }
 }
 
+/// A task that is gone lived on `home`.
+#[inline]
+pub(crate) fn leave(home: Arc<Mailbox>) {
+    context::with_worker(move |worker| {
+        if Arc::ptr_eq(&worker.mailbox, &home) {
+            // Kept for the next one, which saves two locked instructions.
+            worker.homes.set(worker.homes.get() + 1);
+            std::mem::forget(home);
+        }
+    });
+}
+
 impl Worker {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, loop_: Loop) -> io::Result<Worker> {
         let stacks = StackPool::new(towpath_coro::Config::new().stack_size(shared.stack_size))?;
@@ -87,6 +123,12 @@ impl Worker {
             mailbox: shared.mailboxes[index].clone(),
             counters: shared.counters[index].clone(),
             shared,
+            cells: Cells::default(),
+            homes: Cell::new(0),
+            least: Cell::new((0, 0)),
+            spawns: Cell::new(0),
+            closed: Cell::new(false),
+            starts: Cell::new(0),
             ready: UnsafeCell::new(VecDeque::new()),
             local: RefCell::new(VecDeque::new()),
             live: RefCell::new(Vec::new()),
@@ -96,7 +138,7 @@ impl Worker {
             clock_every: Cell::new(1),
             polled: Cell::new(loop_.clock()),
             ticks: Cell::new(0),
-            since_start: Cell::new(0),
+            turn: Cell::new(Turn { starting: false, left: RESUMES }),
             loop_,
         })
     }
@@ -118,20 +160,13 @@ impl Worker {
         }
     }
 
-    /// Lets the others run first.
-    #[inline(always)]
-    pub(crate) fn yield_now(&self, task: &Header) {
-        self.make_ready(task);
-        context::suspend(task);
-    }
-
     /// Counts an operation that completed without waiting; now and then lets the others run.
     pub(crate) fn charge(&self) {
         let left = self.budget.get();
         if left > 1 {
             self.budget.set(left - 1);
-        } else if !std::thread::panicking() {
-            context::with_task(|task| self.yield_now(task));
+        } else {
+            context::yield_now();
         }
     }
 
@@ -152,28 +187,27 @@ impl Worker {
         Ok(())
     }
 
-    /// Runs what is ready, and starts what is not started, until there is nothing of either or the loop is due.
+    /// Runs what is ready, and starts what is not started, in turns, until there is nothing of either or the loop is due.
     #[inline(always)]
     fn round(&self, done: &impl Fn() -> bool) {
-        loop {
-            let task = self.with_ready(VecDeque::pop_front);
-            match task {
-                Some(task) if self.since_start.get() < START_EVERY => {
-                    self.since_start.set(self.since_start.get() + 1);
-                    self.resume(task);
-                }
-                task => {
-                    if let Some(task) = task {
-                        self.resume(task);
-                    }
-                    self.since_start.set(0);
-                    match self.pop_unstarted() {
-                        Some(new) => self.start(new),
-                        None if task.is_none() => return,
-                        None => {}
-                    }
-                }
+        let mut turns_in_vain = 0;
+        while turns_in_vain < 2 {
+            // Kept in the worker, because a round can be as short as one switch.
+            let Turn { starting, left } = self.turn.get();
+            self.turn.set(Turn { starting, left: left.saturating_sub(1) });
+            if left == 0 {
+                self.turn.set(Turn { starting: !starting, left: if starting { RESUMES } else { STARTS } });
+                continue;
+            } else if starting && let Some(new) = self.pop_unstarted() {
+                self.start(new);
+            } else if !starting && let Some(task) = self.with_ready(VecDeque::pop_front) {
+                self.resume(task);
+            } else {
+                turns_in_vain += 1;
+                self.turn.set(Turn { starting, left: 0 });
+                continue;
             }
+            turns_in_vain = 0;
             if self.loop_is_due() || done() {
                 return;
             }
@@ -215,9 +249,58 @@ impl Worker {
         self.local.borrow_mut().push_back(task);
     }
 
+    /// The next task to start. Now and then the sources are asked in the reverse order, so that a task that spawns without
+    /// end does not keep what comes from elsewhere waiting.
     fn pop_unstarted(&self) -> Option<TaskRef> {
-        let local = self.local.borrow_mut().pop_front();
-        local.or_else(|| self.mailbox.pop_unstarted())
+        // SAFETY: this is the owner of the queue.
+        let spawned = || unsafe { self.mailbox.spawned.pop() };
+        let local = || self.local.borrow_mut().pop_front();
+        let injected = || self.mailbox.pop_injected();
+        let starts = self.starts.get().wrapping_add(1);
+        self.starts.set(starts);
+        if starts.is_multiple_of(INJECTED_EVERY) {
+            injected().or_else(local).or_else(spawned)
+        } else {
+            spawned().or_else(local).or_else(injected)
+        }
+    }
+
+    /// Queues a new task that may start on any worker: here, so that what is spawned and joined at once stays in one
+    /// cache; but where this worker clearly has more tasks than another, there, since a task that lives long stays where
+    /// it starts.
+    #[inline]
+    pub(crate) fn spawn(&self, task: TaskRef) {
+        if self.closed.get() {
+            // SAFETY: it has not run, and this was the reference that could have started it.
+            return unsafe { task.refuse(Box::new(crate::Canceled)) };
+        }
+        let alone = self.shared.mailboxes.len() == 1;
+        if !alone && let Some(other) = self.better_place() {
+            return self.shared.inject(other, task);
+        }
+        // SAFETY: this is the owner of the queue.
+        unsafe { self.mailbox.spawned.push(task) };
+        if !alone {
+            self.shared.notify_of_own(self.index);
+        }
+    }
+
+    /// Another worker, if that has clearly fewer tasks.
+    #[inline]
+    fn better_place(&self) -> Option<usize> {
+        // What others have is in their caches: looked at only now and then.
+        let spawns = self.spawns.get();
+        self.spawns.set((spawns + 1) % LOOK_AROUND_EVERY);
+        if spawns == 0 {
+            self.least.set(self.shared.least_loaded());
+        }
+        let (other, load) = self.least.get();
+        let here = self.mailbox.live.load(Ordering::Relaxed);
+        if other == self.index || here <= load + load / 4 + 16 {
+            return None;
+        }
+        self.least.set((other, load + 1));
+        Some(other)
     }
 
     fn has_work(&self) -> bool {
@@ -264,7 +347,8 @@ impl Worker {
         let all = &self.shared.mailboxes;
         let others = (1..all.len()).map(|step| &all[(self.index + step) % all.len()]);
         for other in others {
-            if other.steal_into(&self.mailbox) {
+            // SAFETY: this is the owner of the queue that is stolen into.
+            if unsafe { other.steal_into(&self.mailbox.spawned) } {
                 if self.mailbox.unstarted() > 1 {
                     // More than this worker can start at once. While they were on their way nobody saw them, so that
                     // others may have fallen asleep.
@@ -295,14 +379,14 @@ impl Worker {
                 return unsafe { task.refuse(Box::new(error) as Box<dyn Any + Send>) };
             }
         };
-        task.settle(&self.mailbox);
+        task.settle(self.home());
         let body = task.as_ptr();
         let mut coroutine = Coroutine::new(stack, move |yielder, ()| {
-            // SAFETY: `live` keeps the task until its coroutine has finished.
-            let task = unsafe { TaskRef::from_alive(body) };
-            task.local.yielder.set(yielder);
-            // SAFETY: started once, here, where it is to live.
-            unsafe { task.run() };
+            // SAFETY: `live` keeps the task until its coroutine has finished. Started once, here, where it is to live.
+            unsafe {
+                body.as_ref().local.yielder.set(yielder);
+                Header::run(body);
+            }
         });
         // For the message of an overflow.
         if let Some(name) = &task.name {
@@ -316,10 +400,23 @@ impl Worker {
         {
             let mut live = self.live.borrow_mut();
             task.local.place.set(live.len());
-            live.push(task.clone());
+            live.push(task);
             self.mailbox.live.store(live.len(), Ordering::Relaxed);
         }
-        self.resume(task.as_ptr());
+        self.resume(body);
+    }
+
+    /// A count of the mailbox for a new task.
+    #[inline]
+    fn home(&self) -> Arc<Mailbox> {
+        match self.homes.get().checked_sub(1) {
+            Some(rest) => {
+                self.homes.set(rest);
+                // SAFETY: one of the counts that are kept.
+                unsafe { Arc::from_raw(Arc::as_ptr(&self.mailbox)) }
+            }
+            None => self.mailbox.clone(),
+        }
     }
 
     /// Runs a task of this worker until it suspends or ends.
@@ -383,9 +480,12 @@ impl Worker {
     /// While this thread unwinds nothing is run: tasks would find `thread::panicking()` true. All is leaked then.
     pub(crate) fn shut_down(&self, limit: Duration) -> Vec<String> {
         let limit = self.loop_.clock() + limit;
+        self.closed.set(true);
         loop {
             let local = self.local.take();
-            for task in self.mailbox.close().into_iter().chain(local) {
+            // SAFETY: this is the owner of the queue.
+            let spawned = std::iter::from_fn(|| unsafe { self.mailbox.spawned.pop() });
+            for task in self.mailbox.close().into_iter().chain(local).chain(spawned) {
                 // SAFETY: it has not run; the queue's reference was the only one that could start it.
                 unsafe { task.refuse(Box::new(crate::Canceled)) };
             }
@@ -429,5 +529,14 @@ impl Worker {
         }
         self.publish();
         labels
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        for _ in 0..self.homes.take() {
+            // SAFETY: one of the counts that are kept.
+            drop(unsafe { Arc::from_raw(Arc::as_ptr(&self.mailbox)) });
+        }
     }
 }

@@ -319,12 +319,7 @@ pub fn current() -> Thread {
 /// Lets other tasks of this worker run first.
 #[inline]
 pub fn yield_now() {
-    let yielded = context::with_task(|task| {
-        if !std::thread::panicking() {
-            context::with_worker(|worker| worker.yield_now(task));
-        }
-    });
-    if yielded.is_none() {
+    if !context::yield_now() {
         std::thread::yield_now();
     }
 }
@@ -377,7 +372,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    if context::with_task(|_| ()).is_none() {
+    if !context::in_task() {
         return Ok(f());
     }
     op::blocking(f).wait().map_err(|error| match error {

@@ -1,25 +1,50 @@
-//! The park token: there is at most one, whoever puts it, and the task takes it.
+//! What others tell a task: that it may go on, once (its park token), and that it is cancelled.
+//!
+//! Both are in one word, so that one read-modify-write settles against all of them where the task can be reached from
+//! then on: see [`Signals::settle`].
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// At most one permission to go on.
-pub(crate) struct Token(AtomicBool);
+/// The park token: at most one permission to go on, whoever puts it.
+const TOKEN: u8 = 1;
+/// Every wait that is not shielded fails from now on.
+const CANCELED: u8 = 2;
 
-impl Token {
-    pub(crate) fn new() -> Token {
-        Token(AtomicBool::new(false))
+pub(crate) struct Signals(AtomicU8);
+
+impl Signals {
+    pub(crate) fn new() -> Signals {
+        Signals(AtomicU8::new(0))
     }
 
     /// Puts the token there. True if it was not: then its task must be woken to see it.
-    pub(crate) fn put(&self) -> bool {
+    pub(crate) fn put_token(&self) -> bool {
         // A read-modify-write also where it is there already, so that what the caller did before is seen by the task
-        // that takes it. SeqCst against the task's home, see `Header::settle`.
-        !self.0.swap(true, Ordering::SeqCst)
+        // that takes it.
+        self.0.fetch_or(TOKEN, Ordering::AcqRel) & TOKEN == 0
     }
 
-    /// Takes the token, if it is there.
-    pub(crate) fn take(&self) -> bool {
-        self.0.swap(false, Ordering::SeqCst)
+    /// Takes the token, if it is there. A look that comes too early is not the last one: whoever puts it wakes the task.
+    #[inline]
+    pub(crate) fn take_token(&self) -> bool {
+        self.0.load(Ordering::Acquire) & TOKEN != 0 && self.0.fetch_and(!TOKEN, Ordering::AcqRel) & TOKEN != 0
+    }
+
+    /// Cancels. Its task must be woken to see it.
+    pub(crate) fn cancel(&self) {
+        self.0.fetch_or(CANCELED, Ordering::AcqRel);
+    }
+
+    #[inline]
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.0.load(Ordering::Acquire) & CANCELED != 0
+    }
+
+    /// To be called after the task has said where it can be woken. Who signals comes before or after this, being a
+    /// read-modify-write of the same word: if before, the task sees it from here on; if after, they see the place.
+    #[inline]
+    pub(crate) fn settle(&self) {
+        self.0.fetch_or(0, Ordering::AcqRel);
     }
 }
 
@@ -96,7 +121,7 @@ mod models {
             // SAFETY: it borrows nothing, and is `Send`.
             let (task, other) = unsafe { TaskRef::new(Options::default(), || ()) };
             let waker = thread::spawn(move || other.unpark());
-            task.settle(&home);
+            task.settle(home.clone());
             run_until(&home, || task.take_token());
             waker.join().unwrap();
         });
@@ -109,7 +134,7 @@ mod models {
             // SAFETY: it borrows nothing, and is `Send`.
             let (task, other) = unsafe { TaskRef::new(Options::default(), || ()) };
             let waker = thread::spawn(move || other.cancel());
-            task.settle(&home);
+            task.settle(home.clone());
             run_until(&home, || Header::is_canceled(&task));
             waker.join().unwrap();
         });
