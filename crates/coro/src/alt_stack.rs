@@ -2,7 +2,7 @@
 //!
 //! std gives one to the main thread and to the threads it starts. Threads of C, or a `main` in C, have none.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::ptr;
@@ -17,6 +17,8 @@ struct AltStack {
 }
 
 thread_local! {
+    /// Whether there is nothing left to do. Without a destructor, unlike the other one, so that looking is one load.
+    static ENSURED: Cell<bool> = const { Cell::new(false) };
     /// `None` until checked; then what we had to make, if anything.
     static CHECKED: RefCell<Option<Option<AltStack>>> = const { RefCell::new(None) };
 }
@@ -26,13 +28,19 @@ thread_local! {
 /// # Errors
 ///
 /// What `sigaltstack`, `mmap` and `mprotect` say.
-#[inline]
+#[inline(always)]
 pub(crate) fn ensure() -> io::Result<()> {
+    if ENSURED.get() { Ok(()) } else { ensure_cold() }
+}
+
+#[cold]
+fn ensure_cold() -> io::Result<()> {
     CHECKED
         // A thread that is tearing down its thread-locals keeps what it has.
         .try_with(|checked| match checked.try_borrow_mut() {
             Ok(mut checked) if checked.is_none() => {
                 *checked = Some(AltStack::make_if_missing()?);
+                ENSURED.set(true);
                 Ok(())
             }
             _ => Ok(()),

@@ -7,6 +7,7 @@ use towpath_loop::{Instant, Suspend, Wakeup};
 
 use crate::cancel;
 use crate::cells::Cells;
+use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
 use crate::worker::Worker;
 
@@ -73,6 +74,16 @@ pub(crate) fn yield_now() -> bool {
 pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
     // SAFETY: a worker takes itself out of the cell before it goes, in `enter`.
     unsafe { WORKER.get().as_ref() }.map(f)
+}
+
+/// The runtime whose worker this thread is, if it is one's.
+///
+/// # Safety
+/// The caller lets go of it before this thread ceases to be a worker.
+#[inline(always)]
+pub(crate) unsafe fn runtime<'a>() -> Option<&'a Shared> {
+    // SAFETY: as in `with_worker`; the worker keeps its runtime's shared part. For how long, the caller knows.
+    unsafe { WORKER.get().as_ref() }.map(|worker| &*worker.shared)
 }
 
 /// Calls `f` with the memory of this worker for tasks, if this thread is one.

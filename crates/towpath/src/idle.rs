@@ -95,7 +95,7 @@ mod models {
     use super::*;
     use crate::mail::Mailbox;
     use crate::sync::model::{check, mailbox};
-    use crate::task::{Options, TaskRef};
+    use crate::task::TaskRef;
 
     struct Workers {
         mailboxes: Vec<Arc<Mailbox>>,
@@ -104,7 +104,7 @@ mod models {
 
     fn task() -> TaskRef {
         // SAFETY: it borrows nothing, and is `Send`.
-        unsafe { TaskRef::new(Options::default(), || ()) }.0
+        unsafe { TaskRef::new(None, || ()) }.0
     }
 
     impl Workers {

@@ -81,14 +81,14 @@ mod models {
     use loom::thread;
 
     use crate::sync::model::{Value, check, mailbox, read, settled, value};
-    use crate::task::{Options, TaskRef};
+    use crate::task::TaskRef;
     use crate::thread::JoinHandle;
 
     /// A task with a result that loom watches, and its handle.
     fn task() -> (TaskRef, TaskRef) {
         let captured = value(7);
         // SAFETY: it borrows nothing, and both are `Send`.
-        unsafe { TaskRef::new(Options::default(), move || value(read(&captured) + 1)) }
+        unsafe { TaskRef::new(None, move || value(read(&captured) + 1)) }
     }
 
     /// The end of a task: either way there is.

@@ -165,7 +165,7 @@ mod tests {
 
     fn task() -> TaskRef {
         // SAFETY: it borrows nothing, and is `Send`.
-        unsafe { TaskRef::new(Options::default(), || ()) }.0
+        unsafe { TaskRef::new(None, || ()) }.0
     }
 
     fn ids(mailbox: &Mailbox) -> Vec<u64> {
@@ -271,7 +271,7 @@ mod tests {
         let counts: &Vec<_> = &(0..TASKS).map(|_| AtomicUsize::new(0)).collect();
         let (next, barrier) = (&AtomicUsize::new(0), &Barrier::new(5));
         let count = |task: TaskRef| {
-            counts[task.name.as_ref().unwrap().parse::<usize>().unwrap()].fetch_add(1, Ordering::Relaxed);
+            counts[task.name().unwrap().parse::<usize>().unwrap()].fetch_add(1, Ordering::Relaxed);
         };
         thread::scope(|scope| {
             for _ in 0..2 {
@@ -282,7 +282,8 @@ mod tests {
                         if n >= TASKS {
                             break;
                         }
-                        let options = Options { name: Some(n.to_string().into()), stack_size: None };
+                        let options =
+                            Some(Box::new(Options { name: Some(n.to_string().into()), stack_size: None }));
                         // SAFETY: it borrows nothing, and is `Send`.
                         let (task, _) = unsafe { TaskRef::new(options, || ()) };
                         mailboxes[n % 3].inject(task).unwrap_or_else(count);
@@ -382,7 +383,7 @@ mod models {
             starts.fetch_add(1, Relaxed);
         };
         // SAFETY: it borrows nothing, and is `Send`.
-        unsafe { TaskRef::new(Options::default(), body) }.0
+        unsafe { TaskRef::new(None, body) }.0
     }
 
     fn start(task: &TaskRef) {

@@ -397,7 +397,7 @@ impl Runtime {
     /// As `f` does. Inside a task, or inside another runtime's `run`.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
         assert!(context::with_worker(|_| ()).is_none(), "Runtime::run was called inside a runtime");
-        let options = Options { name: Some("main".into()), stack_size: None };
+        let options = Some(Box::new(Options { name: Some("main".into()), stack_size: None }));
         // SAFETY: this function does not return before the task has finished, so what `f` and its result borrow
         // outlives it; it starts here and its result is taken here.
         let (task, handle) = unsafe { TaskRef::new(options, f) };
@@ -473,7 +473,7 @@ impl Handle {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        crate::thread::spawn_on(self, Options::default(), f)
+        crate::thread::spawn_on(&self.shared, None, f)
     }
 
     /// How many workers it has.

@@ -57,7 +57,7 @@ mod models {
 
     use crate::mail::Mailbox;
     use crate::sync::model::{check, mailbox, settled};
-    use crate::task::{Header, Options, TaskRef};
+    use crate::task::{Header, TaskRef};
 
     /// What a worker with one task does, whose body is `until condition() { pause() }`: it looks when it is resumed,
     /// and sleeps when no mail has come.
@@ -119,7 +119,7 @@ mod models {
         check(None, || {
             let home = mailbox();
             // SAFETY: it borrows nothing, and is `Send`.
-            let (task, other) = unsafe { TaskRef::new(Options::default(), || ()) };
+            let (task, other) = unsafe { TaskRef::new(None, || ()) };
             let waker = thread::spawn(move || other.unpark());
             task.settle(home.clone());
             run_until(&home, || task.take_token());
@@ -132,7 +132,7 @@ mod models {
         check(None, || {
             let home = mailbox();
             // SAFETY: it borrows nothing, and is `Send`.
-            let (task, other) = unsafe { TaskRef::new(Options::default(), || ()) };
+            let (task, other) = unsafe { TaskRef::new(None, || ()) };
             let waker = thread::spawn(move || other.cancel());
             task.settle(home.clone());
             run_until(&home, || Header::is_canceled(&task));

@@ -198,13 +198,13 @@ mod tests {
     use crate::task::Options;
 
     fn task(n: usize) -> TaskRef {
-        let options = Options { name: Some(n.to_string().into()), stack_size: None };
+        let options = Some(Box::new(Options { name: Some(n.to_string().into()), stack_size: None }));
         // SAFETY: it borrows nothing, and is `Send`.
         unsafe { TaskRef::new(options, || ()) }.0
     }
 
     fn number(task: &TaskRef) -> usize {
-        task.name.as_ref().unwrap().parse().unwrap()
+        task.name().unwrap().parse().unwrap()
     }
 
     fn drain(queue: &Queue) -> Vec<usize> {
@@ -295,7 +295,7 @@ mod models {
             starts.fetch_add(1, Ordering::Relaxed);
         };
         // SAFETY: it borrows nothing, and is `Send`.
-        unsafe { TaskRef::new(Options::default(), body) }.0
+        unsafe { TaskRef::new(None, body) }.0
     }
 
     fn start(task: &TaskRef) {

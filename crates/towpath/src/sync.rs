@@ -56,7 +56,7 @@ pub(crate) mod model {
     use loom::sync::{Condvar, Mutex};
 
     use crate::mail::Mailbox;
-    use crate::task::{Options, TaskRef};
+    use crate::task::TaskRef;
 
     /// Tries what can happen with at most so many preemptions, or with any number.
     pub(crate) fn check(preemptions: impl Into<Option<usize>>, body: impl Fn() + Sync + Send + 'static) {
@@ -102,7 +102,7 @@ pub(crate) mod model {
     /// A task that lives in `home` and that nobody runs: a model acts for it.
     pub(crate) fn settled(home: &Arc<Mailbox>) -> TaskRef {
         // SAFETY: it borrows nothing, and is `Send`.
-        let (task, _) = unsafe { TaskRef::new(Options::default(), || ()) };
+        let (task, _) = unsafe { TaskRef::new(None, || ()) };
         task.settle(home.clone());
         task
     }

@@ -46,13 +46,18 @@ pub(crate) struct Header {
     signals: Signals,
     pub(crate) join: JoinCell,
     pub(crate) id: u64,
-    pub(crate) name: Option<Box<str>>,
-    pub(crate) stack_size: Option<usize>,
+    /// What most tasks have none of. Apart, since what is spawned by the thousand should be small.
+    options: Option<Box<Options>>,
     /// How to wake it if it is a thread, or carried out by one.
-    thread: OnceLock<Thread>,
-    /// What ends a wait of that thread for its own loop, once it has waited for that.
-    remote: OnceLock<Remote>,
+    outside: OnceLock<Box<Outside>>,
     pub(crate) local: Local,
+}
+
+/// A thread in the role of a task.
+struct Outside {
+    thread: Thread,
+    /// What ends a wait of the thread for its own loop, once it has waited for that.
+    remote: OnceLock<Remote>,
 }
 
 /// What only the thread that runs the task touches.
@@ -96,6 +101,7 @@ struct Cell_<F, T> {
 }
 
 impl<F, T> Cell_<F, T> {
+    #[inline(always)]
     fn allocate(header: Header, stage: Stage<F, T>) -> NonNull<Header> {
         let layout = Layout::new::<Cell_<F, T>>();
         let place = context::with_cells(|cells| cells::take(cells, layout)).cast::<Cell_<F, T>>();
@@ -192,7 +198,7 @@ fn finish(header: NonNull<Header>) {
 }
 
 /// How a task is to be made.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Options {
     pub(crate) name: Option<Box<str>>,
     pub(crate) stack_size: Option<usize>,
@@ -212,7 +218,8 @@ impl TaskRef {
     /// # Safety
     /// What `f` and its result borrow outlives both. Where `f` is not `Send` the task must start on this thread, and
     /// where `T` is not, its handle must stay here.
-    pub(crate) unsafe fn new<F: FnOnce() -> T, T>(options: Options, f: F) -> (TaskRef, TaskRef) {
+    #[inline]
+    pub(crate) unsafe fn new<F: FnOnce() -> T, T>(options: Option<Box<Options>>, f: F) -> (TaskRef, TaskRef) {
         let header = Header::new(&Typed::<F, T>::VTABLE, options, 2);
         let header = Cell_::<F, T>::allocate(header, Stage { closure: ManuallyDrop::new(f) });
         (TaskRef(header), TaskRef(header))
@@ -221,7 +228,8 @@ impl TaskRef {
     /// The calling thread, as something that waits.
     pub(crate) fn thread() -> TaskRef {
         let thread = std::thread::current();
-        let options = Options { name: thread.name().map(Into::into), stack_size: None };
+        let options =
+            thread.name().map(|name| Box::new(Options { name: Some(name.into()), stack_size: None }));
         let header = Header::new(&Typed::<fn(), ()>::VTABLE, options, 1);
         let task = TaskRef(Cell_::<fn(), ()>::allocate(header, Stage { nothing: () }));
         task.settle_on_thread(thread);
@@ -331,7 +339,8 @@ impl std::ops::Deref for TaskRef {
 }
 
 impl Header {
-    fn new(vtable: &'static VTable, options: Options, references: usize) -> Header {
+    #[inline(always)]
+    fn new(vtable: &'static VTable, options: Option<Box<Options>>, references: usize) -> Header {
         Header {
             references: AtomicUsize::new(references),
             vtable,
@@ -341,10 +350,8 @@ impl Header {
             signals: Signals::new(),
             join: JoinCell::new(),
             id: next_id(),
-            name: options.name,
-            stack_size: options.stack_size,
-            thread: OnceLock::new(),
-            remote: OnceLock::new(),
+            options,
+            outside: OnceLock::new(),
             local: Local {
                 coroutine: UnsafeCell::new(None),
                 yielder: Cell::new(ptr::null()),
@@ -373,7 +380,7 @@ impl Header {
 
     /// Makes the calling thread its home.
     pub(crate) fn settle_on_thread(&self, thread: Thread) {
-        let settled = self.thread.set(thread);
+        let settled = self.outside.set(Box::new(Outside { thread, remote: OnceLock::new() }));
         debug_assert!(settled.is_ok(), "a task starts once");
         self.signals.settle();
     }
@@ -388,10 +395,11 @@ impl Header {
 
     /// Before a thread waits for its loop: a cancel from now on ends the wait.
     pub(crate) fn waits_for_its_loop(&self) {
-        if self.remote.get().is_none()
+        if let Some(outside) = self.outside.get()
+            && outside.remote.get().is_none()
             && let Ok(loop_) = Loop::current()
         {
-            let _ = self.remote.set(loop_.remote());
+            let _ = outside.remote.set(loop_.remote());
             self.signals.settle();
         }
     }
@@ -401,9 +409,9 @@ impl Header {
         if self.join.is_finished() {
             return;
         }
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-            if let Some(remote) = self.remote.get() {
+        if let Some(outside) = self.outside.get() {
+            outside.thread.unpark();
+            if let Some(remote) = outside.remote.get() {
                 remote.wake();
             }
             return;
@@ -443,9 +451,19 @@ impl Header {
         unsafe { TaskRef::from_alive(NonNull::from(self)) }
     }
 
+    /// Its name, if it was given one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.options.as_ref()?.name.as_deref()
+    }
+
+    /// The size of its stack, if it was given one.
+    pub(crate) fn stack_size(&self) -> Option<usize> {
+        self.options.as_ref()?.stack_size
+    }
+
     /// Its name, or what stands for it.
     pub(crate) fn label(&self) -> String {
-        match &self.name {
+        match self.name() {
             Some(name) => name.to_string(),
             None => format!("task {}", self.id),
         }

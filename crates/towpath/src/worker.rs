@@ -367,7 +367,7 @@ impl Worker {
             // SAFETY: it has not run, and with the scheduler's reference nobody can start it.
             return unsafe { task.refuse(Box::new(crate::Canceled)) };
         }
-        let stack = match task.stack_size {
+        let stack = match task.stack_size() {
             Some(size) => towpath_coro::Stack::new(size),
             None => self.stacks.borrow_mut().take(),
         };
@@ -389,7 +389,7 @@ impl Worker {
             }
         });
         // For the message of an overflow.
-        if let Some(name) = &task.name {
+        if let Some(name) = task.name() {
             coroutine.set_name(name);
             if let Some(watched) = &self.shared.watched {
                 watched.started(task.id, name);
@@ -453,10 +453,10 @@ impl Worker {
         // SAFETY: as in `resume`; it has finished.
         let coroutine = unsafe { (*task.local.coroutine.get()).take() };
         let stack = coroutine.expect("a started task has a coroutine").into_stack();
-        if task.stack_size.is_none() {
+        if task.stack_size().is_none() {
             self.stacks.borrow_mut().give(stack);
         }
-        if let (Some(watched), Some(_)) = (&self.shared.watched, &task.name) {
+        if let (Some(watched), Some(_)) = (&self.shared.watched, task.name()) {
             watched.ended(task.id);
         }
         let mut live = self.live.borrow_mut();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use towpath_loop::{Instant, op};
 
 use crate::context;
-use crate::runtime::Handle;
+use crate::runtime::Shared;
 use crate::task::{Options, TaskRef};
 
 mod scope;
@@ -28,12 +28,17 @@ pub use std::thread::{Result, available_parallelism, panicking};
 /// # Panics
 /// If the system refuses a thread. A task whose stack the system refuses panics in its own name: see
 /// [`JoinHandle::join`].
+#[inline]
 pub fn spawn<F, T>(f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    Builder::new().spawn(f).expect("failed to spawn a thread")
+    // SAFETY: used while the worker runs this very code.
+    match unsafe { context::runtime() } {
+        Some(runtime) => spawn_on(runtime, None, f),
+        None => Builder::new().spawn(f).expect("failed to spawn a thread"),
+    }
 }
 
 /// Spawns a task on this very worker, which therefore need not be `Send`.
@@ -83,8 +88,9 @@ impl Builder {
         T: Send + 'static,
     {
         let options = self.options()?;
-        match Handle::try_current() {
-            Some(runtime) => Ok(spawn_on(&runtime, options, f)),
+        // SAFETY: used while the worker runs this very code.
+        match unsafe { context::runtime() } {
+            Some(runtime) => Ok(spawn_on(runtime, options, f)),
             // SAFETY: both are `'static` and `Send`.
             None => unsafe { spawn_thread(options, f) },
         }
@@ -110,22 +116,27 @@ impl Builder {
         .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "spawn_local needs a runtime"))
     }
 
-    fn options(self) -> io::Result<Options> {
+    fn options(self) -> io::Result<Option<Box<Options>>> {
+        if self.name.is_none() && self.stack_size.is_none() {
+            return Ok(None);
+        }
         if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a task's name holds no NUL byte"));
         }
-        Ok(Options { name: self.name.map(String::into_boxed_str), stack_size: self.stack_size })
+        let name = self.name.map(String::into_boxed_str);
+        Ok(Some(Box::new(Options { name, stack_size: self.stack_size })))
     }
 }
 
-pub(crate) fn spawn_on<F, T>(runtime: &Handle, options: Options, f: F) -> JoinHandle<T>
+#[inline]
+pub(crate) fn spawn_on<F, T>(runtime: &Shared, options: Option<Box<Options>>, f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
     // SAFETY: both are `'static` and `Send`.
     let (task, handle) = unsafe { TaskRef::new(options, f) };
-    runtime.shared.spawn(task);
+    runtime.spawn(task);
     JoinHandle::new(handle)
 }
 
@@ -133,8 +144,11 @@ where
 ///
 /// # Safety
 /// What `f` and its result borrow outlives the thread and the handle, and both may be sent to it.
-unsafe fn spawn_thread<F: FnOnce() -> T, T>(options: Options, f: F) -> io::Result<JoinHandle<T>> {
-    let (name, stack_size) = (options.name.clone(), options.stack_size);
+unsafe fn spawn_thread<F: FnOnce() -> T, T>(
+    options: Option<Box<Options>>,
+    f: F,
+) -> io::Result<JoinHandle<T>> {
+    let Options { name, stack_size } = options.as_deref().cloned().unwrap_or_default();
     // SAFETY: the caller's promise.
     let (task, handle) = unsafe { TaskRef::new(options, f) };
     let mut builder = std::thread::Builder::new();
@@ -150,7 +164,7 @@ unsafe fn spawn_thread<F: FnOnce() -> T, T>(options: Options, f: F) -> io::Resul
         let task = body.0.take().expect("a body runs once");
         context::run_on_thread(&task);
     })?;
-    Ok(JoinHandle { task: Some(handle), thread: Some(thread), _result: PhantomData })
+    Ok(JoinHandle { task: Some(handle), thread: Some(Box::new(thread)), _result: PhantomData })
 }
 
 /// A task that was to run on a thread; if the thread never came to be, its closure is dropped.
@@ -170,7 +184,7 @@ pub struct JoinHandle<T> {
     /// `None` once joined.
     task: Option<TaskRef>,
     /// The thread that stands in for the task, whose thread-locals go after the result is there.
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<Box<std::thread::JoinHandle<()>>>,
     _result: PhantomData<T>,
 }
 
@@ -286,7 +300,7 @@ impl Thread {
 
     /// Its name, if it was given one.
     pub fn name(&self) -> Option<&str> {
-        self.0.name.as_deref()
+        self.0.name()
     }
 
     /// Gives it its token, and so ends its [`park`], the current or else the next one.

@@ -17,7 +17,6 @@ use towpath_loop::Instant;
 use super::{Builder, JoinHandle, Result, Thread, spawn_thread};
 use crate::cancel;
 use crate::context;
-use crate::runtime::Handle;
 use crate::task::TaskRef;
 
 /// A scope to spawn tasks in: see [`scope`].
@@ -154,12 +153,13 @@ impl Builder {
         scope.data.running.fetch_add(1, Ordering::Relaxed);
         let body = Body { f, running: Running(scope.data.clone()) };
         let body = move || body.run();
-        let handle = match Handle::try_current() {
+        // SAFETY: used while the worker runs this very code.
+        let handle = match unsafe { context::runtime() } {
             Some(runtime) => {
                 // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to
                 // the result: both are gone by then. Both are `Send`.
                 let (task, handle) = unsafe { TaskRef::new(options, body) };
-                runtime.shared.spawn(task);
+                runtime.spawn(task);
                 JoinHandle::new(handle)
             }
             // SAFETY: as above.
