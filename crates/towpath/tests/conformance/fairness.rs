@@ -217,8 +217,16 @@ pub fn n04_round_robin() {
 #[track_caller]
 fn assert_idle(duration: Duration) {
     let handle = towpath::Handle::try_current().unwrap();
-    // What has just begun settles.
-    try_sleep(ms(20)).unwrap();
+    // What has just begun settles. The sleep itself is a tick or two.
+    let deadline = Instant::now() + patience(Duration::from_secs(3));
+    loop {
+        let before = handle.metrics().ticks;
+        try_sleep(ms(20)).unwrap();
+        if handle.metrics().ticks - before <= 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it does not settle");
+    }
     let (ticks, cpu) = (handle.metrics().ticks, sys::cpu_time());
     try_sleep(duration).unwrap();
     let (ticks, cpu) = (handle.metrics().ticks - ticks, sys::cpu_time() - cpu);
@@ -262,7 +270,7 @@ pub fn n05_writer_beside_unread_data() {
         net::fill(&stream, 1);
         peer.write_all(b"unread").unwrap();
         // More than the peer's side will ever take in by itself.
-        let writer = waiting(move || (&stream).write_all(&vec![1; 64 << 20]));
+        let writer = waiting(move || (&stream).write_all(&vec![0; 16 << 20]));
         // The peer's end of sending is an event as well.
         peer.shutdown(std::net::Shutdown::Write).unwrap();
         assert_idle(ms(300));
