@@ -20,6 +20,7 @@ use crate::instant::Instant;
 use crate::mpsc::{Consumer, inbox};
 use crate::op::{Begin, Detach, Operation, Options, Outcome, Started};
 use crate::operation::{Kind, OPERATIONS, OpId, Request, Support};
+use crate::prefetch::prefetch;
 use crate::remote::{Errand, Message, Remote, Shared};
 use crate::slots::{Flags, PayloadType, Phase, Sink, Slots};
 use crate::stats::Stats;
@@ -456,6 +457,7 @@ impl Loop {
             let mut core = self.0.core.borrow_mut();
             let Some((id, result)) = core.done.queue.pop_front() else { return };
             core.absorbed = core.absorbed.saturating_sub(1);
+            core.prefetch_ahead();
             core.settle(id, result)
         };
         if let Some(settled) = settled {
@@ -679,9 +681,26 @@ impl Core {
             let (id, _) = self.done.queue[at];
             if let Some(slot) = self.slots.get(id) {
                 slot.phase = Phase::Ready;
+                if let Sink::Waiting(waiting) = slot.sink {
+                    // The frame that will be written to.
+                    prefetch(waiting.as_ptr().cast(), 1);
+                }
             }
         }
         self.absorbed = self.done.len();
+    }
+
+    /// Asks for the task of a completion that is delivered soon.
+    #[inline]
+    fn prefetch_ahead(&mut self) {
+        const AHEAD: usize = 4;
+        if let Some((id, _)) = self.done.queue.get(AHEAD)
+            && let Some(slot) = self.slots.get(*id)
+            && let Sink::Waiting(waiting) = slot.sink
+        {
+            // SAFETY: its frame waits for the completion, which has not been delivered.
+            prefetch(unsafe { waiting.as_ref() }.task().cast(), 3);
+        }
     }
 
     pub(crate) fn cancel(&mut self, id: OpId, mark: impl FnOnce(&mut Flags)) -> bool {

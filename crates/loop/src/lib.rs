@@ -46,6 +46,7 @@ mod mpsc;
 pub mod op;
 pub mod operation;
 mod pool;
+mod prefetch;
 mod remote;
 mod slots;
 mod socket;
@@ -66,6 +67,8 @@ pub use event_loop::age_next_slot;
 pub use future::OpFuture;
 pub use instant::Instant;
 pub use operation::{OPERATIONS, OpId};
+#[doc(hidden)]
+pub use prefetch::prefetch;
 pub use remote::{Closed, Remote};
 pub use socket::{Socket, Target};
 pub use stats::Stats;

@@ -70,6 +70,11 @@ impl Waiting {
         }
     }
 
+    /// The task that is woken, if one is: where its data are.
+    pub(crate) fn task(&self) -> *const () {
+        self.wakeup.get().map_or(std::ptr::null(), |wakeup| wakeup.data)
+    }
+
     fn outcome(&self) -> Option<Outcome> {
         // SAFETY: only this thread writes it, from `complete`, which is not running now.
         unsafe { (*self.outcome.get()).take() }

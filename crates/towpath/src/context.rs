@@ -174,6 +174,7 @@ pub(crate) fn suspend(task: &Header) {
         return wait_in_place(task);
     }
     let yielder = task.local.yielder.get();
+    task.local.frame.set((&raw const yielder).cast());
     // What is in `errno` is the task's, though the place is the thread's, where the task comes back.
     // SAFETY: the place is this thread's own.
     let (errno, before) = unsafe {

@@ -439,10 +439,14 @@ impl Drop for Runtime {
             left.extend(thread.join().unwrap_or_else(|_| vec!["a worker that panicked".into()]));
         }
         if !left.is_empty() {
+            /// More than these nobody reads.
+            const NAMED: usize = 20;
+            let more = left.len().saturating_sub(NAMED);
             eprintln!(
-                "towpath: {} tasks did not end when they were cancelled: {}",
+                "towpath: {} tasks did not end when they were cancelled: {}{}",
                 left.len(),
-                left.join(", ")
+                left[..left.len() - more].join(", "),
+                if more > 0 { format!(" and {more} more") } else { String::new() }
             );
         }
     }

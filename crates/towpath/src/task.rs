@@ -64,6 +64,8 @@ struct Outside {
 pub(crate) struct Local {
     pub(crate) coroutine: UnsafeCell<Option<Coroutine<(), (), ()>>>,
     pub(crate) yielder: Cell<*const Yielder<(), ()>>,
+    /// Where its frames were when it last suspended.
+    pub(crate) frame: Cell<*const u8>,
     /// In the run queue.
     pub(crate) queued: Cell<bool>,
     pub(crate) finished: Cell<bool>,
@@ -355,6 +357,7 @@ impl Header {
             local: Local {
                 coroutine: UnsafeCell::new(None),
                 yielder: Cell::new(ptr::null()),
+                frame: Cell::new(ptr::null()),
                 queued: Cell::new(false),
                 finished: Cell::new(false),
                 scope: Cell::new(ptr::null()),

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use towpath_coro::{Coroutine, StackPool, State};
-use towpath_loop::{Instant, Loop};
+use towpath_loop::{Instant, Loop, prefetch};
 
 use crate::cells::Cells;
 use crate::context;
@@ -32,8 +32,13 @@ use crate::task::{Header, TaskRef};
 
 /// Operations that a task may complete without waiting before others get their turn.
 const INLINE_BUDGET: u32 = 128;
-/// How long tasks may run before the loop is polled again. Measured by looking at the clock every few switches.
+/// How long tasks may run before the loop is polled again, where polling is cheap. Measured by looking at the clock every
+/// few switches.
 const POLL_EVERY: Duration = Duration::from_micros(100);
+/// And where it is not, as with `poll(2)` on thousands of descriptors: so many times as long as the poll took, at most
+/// [`POLL_EVERY_MAX`].
+const POLL_SHARE: u32 = 4;
+const POLL_EVERY_MAX: Duration = Duration::from_millis(10);
 /// The most switches between two looks at the clock.
 const CLOCK_EVERY_MAX: u32 = 256;
 /// So many ready tasks are resumed in a row while others wait to be started.
@@ -41,6 +46,8 @@ const RESUMES: u32 = 64;
 /// So many tasks are started in a row while others are ready. One at a time would make whoever spawns and joins them wait
 /// for each.
 const STARTS: u32 = 16;
+/// From so many ready tasks on it pays to ask for the memory of the next ones in advance.
+const MANY: usize = 16;
 /// One in so many times a task that is to be started is looked for in the reverse order.
 const INJECTED_EVERY: u32 = 32;
 /// After so many spawns a worker looks at how many tasks the others have.
@@ -85,6 +92,7 @@ pub(crate) struct Worker {
     clock_in: Cell<u32>,
     clock_every: Cell<u32>,
     polled: Cell<Instant>,
+    poll_every: Cell<Duration>,
     ticks: Cell<u64>,
     turn: Cell<Turn>,
 }
@@ -101,6 +109,12 @@ pub(crate) fn wake(home: &Mailbox, task: &Header) {
     if here != Some(true) {
         home.push_ready(task);
     }
+}
+
+/// What becomes of a task that comes when nothing is started any more.
+fn refuse(task: TaskRef) {
+    // SAFETY: it has not run, and this was the reference that could have started it.
+    unsafe { task.refuse(Box::new(crate::Canceled)) };
 }
 
 /// A task that is gone lived on `home`.
@@ -137,6 +151,7 @@ impl Worker {
             clock_in: Cell::new(1),
             clock_every: Cell::new(1),
             polled: Cell::new(loop_.clock()),
+            poll_every: Cell::new(POLL_EVERY),
             ticks: Cell::new(0),
             turn: Cell::new(Turn { starting: false, left: RESUMES }),
             loop_,
@@ -182,7 +197,7 @@ impl Worker {
             let looks =
                 !has_work || self.ticks.get().is_multiple_of(STEAL_EVERY) && self.mailbox.unstarted() == 0;
             let stolen = looks && self.steal();
-            self.tick(if has_work || stolen { Some(Duration::ZERO) } else { None })?;
+            self.tick(!has_work && !stolen)?;
         }
         Ok(())
     }
@@ -201,6 +216,7 @@ impl Worker {
             } else if starting && let Some(new) = self.pop_unstarted() {
                 self.start(new);
             } else if !starting && let Some(task) = self.with_ready(VecDeque::pop_front) {
+                self.prefetch_ahead();
                 self.resume(task);
             } else {
                 turns_in_vain += 1;
@@ -212,6 +228,21 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// Asks for the memory of the tasks that are next, if there are so many that it may have left the caches.
+    #[inline(always)]
+    fn prefetch_ahead(&self) {
+        self.with_ready(|ready| {
+            if ready.len() < MANY {
+                return;
+            }
+            prefetch(ready[2].as_ptr().cast(), 3);
+            // SAFETY: tasks in the run queue are alive, see `resume`.
+            let next = unsafe { ready[0].as_ref() };
+            // The registers that the switch saved are below.
+            prefetch(next.local.frame.get().wrapping_sub(64), 8);
+        });
     }
 
     /// Whether tasks have run for long enough since the loop was polled.
@@ -230,14 +261,15 @@ impl Worker {
         // The clock costs as much as some switches: looked at often only where tasks run long.
         let elapsed = self.loop_.clock() - self.polled.get();
         let every = self.clock_every.get();
+        let poll_every = self.poll_every.get();
         let every = match elapsed {
-            e if e >= POLL_EVERY => (every / 2).max(1),
-            e if e < POLL_EVERY / 4 => (every * 2).min(CLOCK_EVERY_MAX),
+            e if e >= poll_every => (every / 2).max(1),
+            e if e < poll_every / 4 => (every * 2).min(CLOCK_EVERY_MAX),
             _ => every,
         };
         self.clock_every.set(every);
         self.clock_in.set(every);
-        elapsed >= POLL_EVERY
+        elapsed >= poll_every
     }
 
     pub(crate) fn collect_mail(&self) {
@@ -246,6 +278,9 @@ impl Worker {
 
     /// Queues a task that must start here.
     pub(crate) fn start_later(&self, task: TaskRef) {
+        if self.closed.get() {
+            return refuse(task);
+        }
         self.local.borrow_mut().push_back(task);
     }
 
@@ -271,8 +306,7 @@ impl Worker {
     #[inline]
     pub(crate) fn spawn(&self, task: TaskRef) {
         if self.closed.get() {
-            // SAFETY: it has not run, and this was the reference that could have started it.
-            return unsafe { task.refuse(Box::new(crate::Canceled)) };
+            return refuse(task);
         }
         let alone = self.shared.mailboxes.len() == 1;
         if !alone && let Some(other) = self.better_place() {
@@ -309,23 +343,31 @@ impl Worker {
             || self.mailbox.unstarted() > 0
     }
 
-    fn tick(&self, wait: Option<Duration>) -> io::Result<()> {
-        if wait.is_none() && !self.shared.begin_idle(self.index) {
-            // Something came while it was being said.
-            self.tick_loop(Some(Duration::ZERO))?;
-        } else {
-            let ticked = self.tick_loop(wait);
-            if wait.is_none() {
-                self.shared.end_idle(self.index);
-            }
+    /// Polls the loop, or waits for it where there is nothing else to do.
+    fn tick(&self, wait: bool) -> io::Result<()> {
+        if wait && self.shared.begin_idle(self.index) {
+            let ticked = self.wait(None);
+            self.shared.end_idle(self.index);
             ticked?;
+        } else {
+            let begun = self.loop_.clock();
+            self.wait(Some(Duration::ZERO))?;
+            let took = self.polled.get() - begun;
+            self.poll_every.set((took * POLL_SHARE).clamp(POLL_EVERY, POLL_EVERY_MAX));
         }
-        self.collect_mail();
-        self.polled.set(self.loop_.clock());
         self.ticks.set(self.ticks.get() + 1);
-        self.clock_in.set(self.clock_every.get());
         self.publish();
         Ok(())
+    }
+
+    /// Ticks the loop and takes the mail in.
+    fn wait(&self, wait: Option<Duration>) -> io::Result<()> {
+        let ticked = self.tick_loop(wait);
+        self.polled.set(self.loop_.clock());
+        self.clock_in.set(self.clock_every.get());
+        self.poll_every.set(POLL_EVERY);
+        self.collect_mail();
+        ticked
     }
 
     /// Ticks the loop. A callback of the user's that panics has been reported by the panic hook and ends there: it must
@@ -480,22 +522,16 @@ impl Worker {
     /// While this thread unwinds nothing is run: tasks would find `thread::panicking()` true. All is leaked then.
     pub(crate) fn shut_down(&self, limit: Duration) -> Vec<String> {
         let limit = self.loop_.clock() + limit;
+        // From here on nothing is started: what is queued is refused, and so is what comes.
         self.closed.set(true);
-        loop {
-            let local = self.local.take();
-            // SAFETY: this is the owner of the queue.
-            let spawned = std::iter::from_fn(|| unsafe { self.mailbox.spawned.pop() });
-            for task in self.mailbox.close().into_iter().chain(local).chain(spawned) {
-                // SAFETY: it has not run; the queue's reference was the only one that could start it.
-                unsafe { task.refuse(Box::new(crate::Canceled)) };
-            }
-            let tasks: Vec<TaskRef> =
-                self.live.borrow().iter().filter(|task| !task.is_canceled()).cloned().collect();
-            tasks.iter().for_each(|task| task.cancel());
-            drop(tasks);
-            if self.live.borrow().is_empty() && self.local.borrow().is_empty() {
-                break;
-            }
+        let local = self.local.take();
+        // SAFETY: this is the owner of the queue.
+        let spawned = std::iter::from_fn(|| unsafe { self.mailbox.spawned.pop() });
+        self.mailbox.close().into_iter().chain(local).chain(spawned).for_each(refuse);
+        let tasks = self.live.borrow().clone();
+        tasks.iter().for_each(|task| task.cancel());
+        drop(tasks);
+        while !self.live.borrow().is_empty() {
             let now = self.loop_.clock();
             if now >= limit || std::thread::panicking() {
                 break;
@@ -504,8 +540,9 @@ impl Worker {
             self.collect_mail();
             let wait =
                 if self.has_work() { Duration::ZERO } else { (limit - now).min(Duration::from_millis(100)) };
-            if !self.live.borrow().is_empty() && self.tick_loop(Some(wait)).is_ok() {
-                self.collect_mail();
+            if !self.live.borrow().is_empty() {
+                // Where it fails the limit ends this.
+                let _ = self.wait(Some(wait));
             }
         }
         let left = std::mem::take(&mut *self.live.borrow_mut());

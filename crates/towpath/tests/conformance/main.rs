@@ -157,6 +157,7 @@ const TASKS: &[Test] = &[
     test!(tasks::j07_panic_during_unwind_aborts),
     test!(tasks::waiting_while_unwinding),
     test!(tasks::j09_drop_runtime_with_suspended_tasks).busy().seconds(10).memory_mib(64),
+    test!(tasks::j09_drop_runtime_with_a_hundred_thousand).busy().memory_mib(512).seconds(20),
     test!(tasks::j09_spawning_while_the_runtime_ends),
     test!(tasks::j10_backtraces_end).busy().memory_mib(256),
     test!(tasks::j11_self_join),

@@ -310,6 +310,28 @@ pub fn j09_drop_runtime_with_suspended_tasks() {
     }
 }
 
+/// J9: a hundred thousand of them end well within the limit: ending one does not look at all the others.
+pub fn j09_drop_runtime_with_a_hundred_thousand() {
+    const TASKS: usize = 100_000;
+    let (runtime, drops) = (runtime(1), Drops::default());
+    runtime.run(|| {
+        let started = Rc::new(Cell::new(0));
+        for _ in 0..TASKS {
+            let (guard, started) = (drops.guard(), started.clone());
+            drop(thread::spawn_local(move || {
+                let _guard = guard;
+                started.set(started.get() + 1);
+                assert_canceled(try_sleep(LONG));
+            }));
+        }
+        until(|| started.get() == TASKS);
+    });
+    let begun = Instant::now();
+    drop(runtime);
+    assert_eq!(drops.count(), TASKS);
+    assert_quick(begun, Duration::from_secs(3));
+}
+
 /// J9: with reads, accepts, jobs and scopes in flight, and tasks that never started.
 pub fn j09_drop_runtime_with_everything_in_flight() {
     let (runtime, drops) = (runtime(2), Drops::default());

@@ -1,0 +1,3 @@
+module towpath-bench-go-local
+
+go 1.19
