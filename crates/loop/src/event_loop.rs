@@ -577,7 +577,7 @@ impl Core {
         let place = self.slots.place(id, payload_type::<O, F>(), Payload { op, callback });
         // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
         let op = unsafe { &mut (*place.as_ptr()).op };
-        let started = self.admit(id, shared, |begin| op.start(begin));
+        let started = self.admit(id, 0, shared, |begin| op.start(begin));
         if let Some(result) = self.begin(id, started, options) {
             self.finish_later(id, result);
         }
@@ -592,9 +592,26 @@ impl Core {
         waiting: std::ptr::NonNull<Waiting>,
         shared: &Arc<Shared>,
     ) -> Result<OpId, Outcome> {
-        let id = self.slots.take();
+        let id = self.slots.next();
+        let started = self.admit(id, 1, shared, start);
+        if let Started::Request(request) = &started
+            && !options.all
+        {
+            // SAFETY: as in `dispatch`; the frame that the request points to has not been left.
+            match unsafe { self.backend.attempt(request) } {
+                // These are held back, which takes a slot.
+                Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
+                Some(result) => {
+                    self.stats.submitted += 1;
+                    self.stats.completed += 1;
+                    return Err(Outcome { result, progress: 0 });
+                }
+                None => {}
+            }
+        }
+        let taken = self.slots.take();
+        debug_assert_eq!(id, taken);
         self.slots.at(id.index).sink = Sink::Waiting(waiting);
-        let started = self.admit(id, shared, start);
         match self.begin(id, started, options) {
             None => Ok(id),
             Some(result) => match self.settle(id, result) {
@@ -608,14 +625,15 @@ impl Core {
         }
     }
 
-    /// Fills the request of a new slot in, unless there are too many already.
+    /// Fills the request of a new slot in, unless there are too many already; `more` of them are about to be taken.
     fn admit(
         &mut self,
         id: OpId,
+        more: usize,
         shared: &Arc<Shared>,
         start: impl FnOnce(&Begin<'_>) -> Started,
     ) -> Started {
-        if self.slots.len() > self.limit {
+        if self.slots.len() + more > self.limit {
             Started::failed(libc::EDQUOT)
         } else {
             start(&Begin { id, shared })
@@ -774,7 +792,22 @@ impl Core {
 
     /// Decides what a completion means. `None` if the operation goes on; else it has left the wheel, and its slot is
     /// the receiver's to vacate.
-    fn settle(&mut self, id: OpId, mut result: i32) -> Option<Settled> {
+    #[inline]
+    fn settle(&mut self, id: OpId, result: i32) -> Option<Settled> {
+        match self.slots.get(id) {
+            // As most are: a value, and nothing else was asked of it.
+            Some(slot) if result >= 0 && slot.flags == Flags::default() && self.closing.is_empty() => {
+                let settled =
+                    Settled { id, sink: slot.sink, removed: false, outcome: Outcome { result, progress: 0 } };
+                self.wheel.disarm(&mut self.slots, id.index);
+                self.stats.completed += 1;
+                Some(settled)
+            }
+            _ => self.settle_cold(id, result),
+        }
+    }
+
+    fn settle_cold(&mut self, id: OpId, mut result: i32) -> Option<Settled> {
         loop {
             let Some(slot) = self.slots.get(id) else {
                 debug_assert!(false, "a completion for {id:?}, which is over");

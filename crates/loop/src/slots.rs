@@ -93,7 +93,7 @@ pub(crate) enum Phase {
 }
 
 /// What was asked of an operation in flight.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Flags {
     /// The caller wants it cancelled.
     pub(crate) canceled: bool,
@@ -140,13 +140,23 @@ impl Slots {
         (slot.generation == id.generation && slot.phase != Phase::Free).then_some(slot)
     }
 
+    /// What [`take`](Slots::take) would return now.
+    #[inline]
+    pub(crate) fn next(&mut self) -> OpId {
+        if self.free.is_empty() {
+            self.grow();
+        }
+        let index = *self.free.last().expect("just grown");
+        OpId { index, generation: self.at(index).generation }
+    }
+
     /// Takes a free slot. The caller fills it in.
     #[inline]
     pub(crate) fn take(&mut self) -> OpId {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => self.grow(),
-        };
+        if self.free.is_empty() {
+            self.grow();
+        }
+        let index = self.free.pop().expect("just grown");
         self.live += 1;
         let slot = self.at(index);
         debug_assert_eq!(slot.phase, Phase::Free);
@@ -176,7 +186,7 @@ impl Slots {
     }
 
     #[cold]
-    fn grow(&mut self) -> u32 {
+    fn grow(&mut self) {
         let first = u32::try_from(self.chunks.len() * CHUNK).expect("fewer than 2^32 operations");
         assert!(first < u32::MAX - CHUNK as u32, "fewer than 2^32 operations in flight");
         let chunk: Vec<Slot> = (0..CHUNK).map(|_| Slot::vacant()).collect();
@@ -184,8 +194,7 @@ impl Slots {
         self.chunks.push(chunk.try_into().unwrap_or_else(|_| unreachable!("a chunk has CHUNK slots")));
         self.rooms.push(Box::new([const { UnsafeCell::new(MaybeUninit::uninit()) }; CHUNK]));
         // Lowest first, so that a loop with few operations stays within few cache lines.
-        self.free.extend((first + 1..first + CHUNK as u32).rev());
-        first
+        self.free.extend((first..first + CHUNK as u32).rev());
     }
 
     /// Puts an operation and its callback to the place that they keep until completion, and returns that place.

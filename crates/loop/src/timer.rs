@@ -143,7 +143,12 @@ impl Wheel {
     }
 
     /// Takes `index` out again. `false` if it was not armed, or has fired.
+    #[inline]
     pub(crate) fn disarm(&mut self, nodes: &mut impl Nodes, index: u32) -> bool {
+        nodes.node(index).place != Place::Idle && self.take_out(nodes, index)
+    }
+
+    fn take_out(&mut self, nodes: &mut impl Nodes, index: u32) -> bool {
         let node = nodes.node(index);
         let (place, next, prev) = (node.place, node.next, node.prev);
         node.place = Place::Idle;

@@ -3,8 +3,13 @@
 //! The readiness backends live on this; io_uring uses it for what a kernel's ring cannot do.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::slice;
 
-use crate::operation::{Direction, Elsewhere, Request, TRANSFER_MAX};
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::operation::{Direction, Elsewhere, Handle, Request, TRANSFER_MAX};
 
 /// Tries once. `Some(result)` when it is over, `None` when it would block and should be tried again once its
 /// [direction](Request::direction) is ready. `resumed` tells that an earlier attempt would have blocked.
@@ -81,13 +86,17 @@ unsafe fn call(request: &Request) -> Result<i32, i32> {
             unsafe { libc::connect(handle.fd, (&raw const (*addr).storage).cast(), (*addr).len) as isize }
         }
         Request::Recv { handle, buf, len, flags } => {
+            let flags = RecvFlags::from_bits_retain((flags | libc::MSG_DONTWAIT) as u32);
             // SAFETY: `buf` is valid for writes of `len` bytes by the caller's promise.
-            unsafe { libc::recv(handle.fd, buf.cast(), len.min(TRANSFER_MAX), flags | libc::MSG_DONTWAIT) }
+            let buf =
+                unsafe { slice::from_raw_parts_mut(buf.cast::<MaybeUninit<u8>>(), len.min(TRANSFER_MAX)) };
+            return moved(rustix::net::recv(borrow(handle)?, buf, flags).map(|(_, n)| n));
         }
         Request::Send { handle, buf, len, flags } => {
-            let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            let flags = (flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
             // SAFETY: `buf` is valid for reads of `len` bytes by the caller's promise.
-            unsafe { libc::send(handle.fd, buf.cast(), len.min(TRANSFER_MAX), flags) }
+            let buf = unsafe { slice::from_raw_parts(buf.cast::<u8>(), len.min(TRANSFER_MAX)) };
+            return moved(rustix::net::send(borrow(handle)?, buf, SendFlags::from_bits_retain(flags)));
         }
         Request::RecvMsg { handle, msg, flags } => {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
@@ -112,6 +121,23 @@ unsafe fn call(request: &Request) -> Result<i32, i32> {
         }
     };
     if value < 0 { Err(errno()) } else { Ok(i32::try_from(value).expect("at most TRANSFER_MAX")) }
+}
+
+/// The descriptor, for calls that go past the C library: its versions can be cancelled by `pthread_cancel`, which nobody
+/// does, and pay for that each time.
+fn borrow<'a>(handle: Handle) -> Result<BorrowedFd<'a>, i32> {
+    if handle.fd < 0 {
+        return Err(libc::EBADF);
+    }
+    // SAFETY: not negative; that it is open is the promise of who submits. It is used for one call.
+    Ok(unsafe { BorrowedFd::borrow_raw(handle.fd) })
+}
+
+fn moved(result: rustix::io::Result<usize>) -> Result<i32, i32> {
+    match result {
+        Ok(n) => Ok(i32::try_from(n).expect("at most TRANSFER_MAX")),
+        Err(error) => Err(error.raw_os_error()),
+    }
 }
 
 fn errno() -> i32 {

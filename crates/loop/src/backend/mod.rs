@@ -73,6 +73,17 @@ pub unsafe trait Backend {
     /// and the descriptor stays open.
     unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted;
 
+    /// Carries an operation out at once, where that is cheap and likely not to wait: its result, or `None` if it has to
+    /// be [submitted](Backend::submit). Then the loop does that next, with the same request. It asks only on behalf of
+    /// somebody who waits in place.
+    ///
+    /// # Safety
+    /// As for `submit`, until this returns.
+    unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
+        let _ = request;
+        None
+    }
+
     /// Asks for the end of a pending operation; `word` is what [`Submitted::Pending`] held and `request` what was
     /// submitted. The operation completes all the same. The loop asks at most once for each operation, and only
     /// while it is pending.

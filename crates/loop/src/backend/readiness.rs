@@ -48,6 +48,7 @@ use std::time::Duration;
 use super::attempt::attempt;
 use super::{Backend, Completions, Submitted, Wake};
 use crate::operation::{Elsewhere, Handle, Kind, OpId, Request, Support};
+use crate::prefetch::prefetch;
 
 mod hint;
 mod record;
@@ -172,6 +173,8 @@ pub struct Readiness<P: Poller> {
     rested: Vec<u64>,
     /// What the poller reports into; kept for its memory.
     events: Vec<Event>,
+    /// The operation that is submitted next has been tried just now.
+    tried: bool,
     syscalls: u64,
 }
 
@@ -189,6 +192,7 @@ impl<P: Poller> Readiness<P> {
             rest_until: 0,
             rested: Vec::new(),
             events: Vec::new(),
+            tried: false,
             syscalls: 0,
         }
     }
@@ -198,22 +202,36 @@ impl<P: Poller> Readiness<P> {
     /// # Safety
     /// As for [`Backend::submit`].
     unsafe fn begin(&mut self, id: OpId, request: &Request, handle: Handle) -> Submitted {
-        let waits = Waits::of(request);
-        let fd = number(handle);
-        let mut tried = false;
-        if !self.must_queue(waits, request, handle) {
+        let mut tried = std::mem::take(&mut self.tried);
+        if !tried {
             // SAFETY: passed on from this function's own contract.
-            if let Some(result) = unsafe { attempt(request, false, &mut self.syscalls) } {
-                // SAFETY: as above.
-                unsafe { self.learn(fd, request, result) };
+            if let Some(result) = unsafe { self.begin_at_once(request, handle) } {
                 return Submitted::Done(result);
             }
-            if let Some(fd) = fd {
-                self.learn_empty(fd, request);
-            }
-            tried = true;
+            tried = std::mem::take(&mut self.tried);
         }
-        self.enqueue(id, request, handle, waits, tried)
+        self.enqueue(id, request, handle, Waits::of(request), tried)
+    }
+
+    /// Tries an operation that may have to wait, unless it is not its turn. Remembers whether it did, if it has to wait.
+    ///
+    /// # Safety
+    /// As for [`Backend::attempt`].
+    unsafe fn begin_at_once(&mut self, request: &Request, handle: Handle) -> Option<i32> {
+        if self.must_queue(Waits::of(request), request, handle) {
+            return None;
+        }
+        // SAFETY: passed on from this function's own contract.
+        let result = unsafe { attempt(request, false, &mut self.syscalls) };
+        let fd = number(handle);
+        match (result, fd) {
+            // SAFETY: as above.
+            (Some(result), _) => unsafe { self.learn(fd, request, result) },
+            (None, Some(fd)) => self.learn_empty(fd, request),
+            (None, None) => {}
+        }
+        self.tried = result.is_none();
+        result
     }
 
     /// Whether trying now would overtake somebody, or is known to be in vain.
@@ -356,6 +374,17 @@ impl<P: Poller> Readiness<P> {
         }
     }
 
+    /// Asks for the memory that the next events are about.
+    fn prefetch_for(&self, events: &[Event]) {
+        let record = |ahead: usize| self.records.get((events.get(ahead)?.key as u32) as usize);
+        if let Some(record) = record(4) {
+            prefetch(std::ptr::from_ref(record).cast(), 1);
+        }
+        if let Some(word) = record(2).and_then(|record| record.head(Waits::Read)) {
+            prefetch(self.nodes.address(word), 2);
+        }
+    }
+
     /// Deals with what the poller has found out.
     fn handle(&mut self, event: Event, done: &mut Completions) {
         let fd = (event.key as u32) as usize;
@@ -482,7 +511,7 @@ impl<P: Poller> Readiness<P> {
     /// # Safety
     /// What `request` points to is still valid.
     unsafe fn learn(&mut self, fd: Option<usize>, request: &Request, result: i32) {
-        if self.mode != Mode::Edge {
+        if self.mode != Mode::Edge || !matches!(request, Request::Recv { .. } | Request::RecvMsg { .. }) {
             return;
         }
         if hint::reads_urgent(request) && result >= 0 {
@@ -562,6 +591,15 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
         Submitted::Done(result.expect("only what waits for readiness would block"))
     }
 
+    unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
+        request.direction()?;
+        match *request {
+            Request::Poll { .. } => None,
+            // SAFETY: passed on from this function's own contract.
+            _ => unsafe { self.begin_at_once(request, request.handle()?) },
+        }
+    }
+
     fn cancel(&mut self, id: OpId, word: u32, request: &Request) {
         let fd = request.handle().and_then(number);
         // Whoever is late finds the slot empty or another's: the operation has completed already.
@@ -596,9 +634,11 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
 
         let mut events = std::mem::take(&mut self.events);
         let waited = self.poller.wait(timeout, &mut events);
-        for event in events.drain(..) {
-            self.handle(event, done);
+        for (at, event) in events.iter().enumerate() {
+            self.prefetch_for(&events[at..]);
+            self.handle(*event, done);
         }
+        events.clear();
         self.events = events;
         self.flush(done);
         self.nodes.give_back();

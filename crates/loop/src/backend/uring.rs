@@ -259,6 +259,7 @@ impl Uring {
                     match slot.settle(completion.result(), syscalls) {
                         Ok(result) => {
                             done.push(id, result);
+                            lanes.note(&slot.request, result);
                             advance(id, slots, lanes, ways, backlog, done, syscalls);
                         }
                         Err(entry) => slot.entry = backlog.push(entry.user_data(name)),
@@ -441,6 +442,18 @@ unsafe impl Backend for Uring {
                 Submitted::Pending(0)
             }
         }
+    }
+
+    /// For receives from streams that have more than was asked for: the ring would serve one receive of each in turn,
+    /// and by the time that it comes round again what is there has left the caches.
+    unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
+        if !self.lanes.has_more(request) {
+            return None;
+        }
+        // SAFETY: passed on from this function's own contract.
+        let result = unsafe { attempt(request, false, &mut self.syscalls) };
+        self.lanes.note(request, result.unwrap_or(0));
+        result
     }
 
     fn cancel(&mut self, id: OpId, _word: u32, request: &Request) {

@@ -225,6 +225,11 @@ impl Nodes {
         self.request(word).0.handle().map_or(0, |handle| handle.identity)
     }
 
+    /// Where a node is.
+    pub(super) fn address(&self, word: u32) -> *const u8 {
+        std::ptr::from_ref(&self.slots[word as usize]).cast()
+    }
+
     /// The `POLL*` bits that all who wait for a descriptor need. Ordinary reading does not ask for urgent data or
     /// ends: the latter are readable anyway, and the former would be reported over and over while it cannot read
     /// them.

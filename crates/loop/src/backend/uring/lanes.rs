@@ -5,7 +5,7 @@
 //! over. Lanes are found by descriptor number and hold for one identity; foreign descriptors, of which nothing is known,
 //! have none.
 
-use crate::operation::{Direction, Handle, OpId, Request};
+use crate::operation::{Direction, Handle, OpId, Request, TRANSFER_MAX};
 
 /// No operation.
 const NONE: u32 = u32::MAX;
@@ -32,6 +32,14 @@ const FREE: Lane = Lane { busy: None, first: NONE, last: NONE };
 struct Pair {
     identity: u64,
     lanes: [Lane; 2],
+    /// Whether the last receive filled its buffer, so that there is likely to be more.
+    more: bool,
+}
+
+impl Pair {
+    fn new(identity: u64) -> Pair {
+        Pair { identity, lanes: [FREE; 2], more: false }
+    }
 }
 
 /// All lanes, by descriptor number.
@@ -70,12 +78,12 @@ impl Lanes {
         let Some((handle, direction)) = lane_of(request) else { return true };
         let number = handle.fd as usize;
         if number >= self.pairs.len() {
-            self.pairs.resize(number + 1, Pair { identity: 0, lanes: [FREE; 2] });
+            self.pairs.resize(number + 1, Pair::new(0));
         }
         let pair = &mut self.pairs[number];
         if pair.identity != handle.identity && pair.lanes.iter().all(|lane| lane.first == NONE) {
             // Another object has the number now. What is left of the old one's is over without being missed.
-            *pair = Pair { identity: handle.identity, lanes: [FREE; 2] };
+            *pair = Pair::new(handle.identity);
         }
         let lane = &mut pair.lanes[direction];
         if lane.busy.is_none() {
@@ -115,6 +123,29 @@ impl Lanes {
         }
         lane.busy = Some(OpId { index, generation });
         lane.busy
+    }
+
+    /// Takes note of how a plain receive ended.
+    #[inline]
+    pub(super) fn note(&mut self, request: &Request, result: i32) {
+        let Request::Recv { handle, len, flags: 0, .. } = *request else { return };
+        let more = usize::try_from(result).is_ok_and(|got| got > 0 && got == len.min(TRANSFER_MAX));
+        if let Some(pair) = usize::try_from(handle.fd).ok().and_then(|number| self.pairs.get_mut(number))
+            && pair.identity == handle.identity
+        {
+            pair.more = more;
+        }
+    }
+
+    /// Whether a plain receive is likely to get something, and would overtake nobody.
+    #[inline]
+    pub(super) fn has_more(&self, request: &Request) -> bool {
+        let Request::Recv { handle, flags: 0, .. } = *request else { return false };
+        usize::try_from(handle.fd).ok().and_then(|number| self.pairs.get(number)).is_some_and(|pair| {
+            pair.more
+                && pair.identity == handle.identity
+                && pair.lanes[Direction::Read as usize].busy.is_none()
+        })
     }
 
     /// Takes an operation that waits for its turn out of the queue.
@@ -161,6 +192,35 @@ mod tests {
         lanes.give_up(id(3), &request);
         assert_eq!(lanes.leave(id(1), &request), None);
         assert!(lanes.enter(id(9), &request), "the lane is free again");
+    }
+
+    #[test]
+    fn a_receive_that_filled_its_buffer_tells_of_more_to_come() {
+        let mut lanes = Lanes::default();
+        let recv = |identity, flags| Request::Recv {
+            handle: Handle { fd: 3, identity },
+            buf: std::ptr::null_mut(),
+            len: 8,
+            flags,
+        };
+        let (plain, peek) = (recv(1, 0), recv(1, libc::MSG_PEEK));
+        assert!(!lanes.has_more(&plain), "nothing is known");
+        assert!(lanes.enter(id(0), &plain));
+        lanes.note(&plain, 8);
+        assert!(!lanes.has_more(&plain), "it would overtake the one that is under way");
+        lanes.leave(id(0), &plain);
+        assert!(lanes.has_more(&plain) && !lanes.has_more(&peek) && !lanes.has_more(&send(3, 1)));
+        assert!(
+            !lanes.has_more(&recv(2, 0)) && !lanes.has_more(&recv(0, 0)),
+            "another object, or nobody knows which"
+        );
+        lanes.note(&peek, 3);
+        assert!(lanes.has_more(&plain), "a look takes nothing");
+        for result in [7, 0, -libc::ECONNRESET] {
+            lanes.note(&plain, 8);
+            lanes.note(&plain, result);
+            assert!(!lanes.has_more(&plain), "{result}");
+        }
     }
 
     #[test]
