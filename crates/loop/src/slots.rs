@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use crate::event_loop::Loop;
 use crate::op::Outcome;
 use crate::operation::{OpId, Request};
+use crate::prefetch::prefetch;
 use crate::timer::{Node, Nodes};
 use crate::wait::Waiting;
 
@@ -109,13 +110,19 @@ pub(crate) struct Flags {
 #[derive(Default)]
 pub(crate) struct Slots {
     chunks: Vec<Box<[Slot; CHUNK]>>,
-    rooms: Vec<Box<[Room; CHUNK]>>,
+    /// Beside each chunk, once one of its slots has a payload: frames that wait in place have none.
+    rooms: Vec<Option<Box<[Room; CHUNK]>>>,
     free: Vec<u32>,
     spare_blocks: Vec<NonNull<u8>>,
     live: usize,
 }
 
 impl Nodes for Slots {
+    fn prefetch(&self, index: u32) {
+        let slot = &self.chunks[index as usize / CHUNK][index as usize % CHUNK];
+        prefetch(std::ptr::from_ref(slot).cast(), 2);
+    }
+
     fn node(&mut self, index: u32) -> &mut Node {
         &mut self.at(index).node
     }
@@ -192,7 +199,7 @@ impl Slots {
         let chunk: Vec<Slot> = (0..CHUNK).map(|_| Slot::vacant()).collect();
         let chunk: Box<[Slot]> = chunk.into_boxed_slice();
         self.chunks.push(chunk.try_into().unwrap_or_else(|_| unreachable!("a chunk has CHUNK slots")));
-        self.rooms.push(Box::new([const { UnsafeCell::new(MaybeUninit::uninit()) }; CHUNK]));
+        self.rooms.push(None);
         // Lowest first, so that a loop with few operations stays within few cache lines.
         self.free.extend((first..first + CHUNK as u32).rev());
     }
@@ -202,7 +209,9 @@ impl Slots {
     pub(crate) fn place<P>(&mut self, id: OpId, kind: &'static PayloadType, payload: P) -> NonNull<P> {
         let layout = Layout::new::<P>();
         let (place, room) = if size_of::<P>() <= size_of::<Room>() && align_of::<P>() <= align_of::<Room>() {
-            let room = &self.rooms[id.index as usize / CHUNK][id.index as usize % CHUNK];
+            let rooms = self.rooms[id.index as usize / CHUNK]
+                .get_or_insert_with(|| Box::new([const { UnsafeCell::new(MaybeUninit::uninit()) }; CHUNK]));
+            let room = &rooms[id.index as usize % CHUNK];
             // SAFETY: `UnsafeCell::get` of a reference is never null.
             (unsafe { NonNull::new_unchecked(room.get()) }.cast::<u8>(), Owner::Slot)
         } else if size_of::<P>() <= BLOCK.size() && align_of::<P>() <= BLOCK.align() {

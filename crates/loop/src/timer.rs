@@ -1,7 +1,7 @@
 //! The timers of a loop: exact to the nanosecond, in order, without an allocation for each.
 //!
 //! A timer is a [`Node`] inside whatever the loop keeps for an operation, known by a `u32` index; the [`Wheel`]
-//! only links nodes together. Time is cut into ticks of 2^16 ns (65.5 µs), and the number of a tick into eight
+//! lists the indices. Time is cut into ticks of 2^16 ns (65.5 µs), and the number of a tick into eight
 //! digits of six bits. The **cursor** is the tick up to which everything has been looked at. A deadline lies in
 //! the level of the highest digit in which its tick differs from the cursor, in the slot which it names there:
 //!
@@ -9,8 +9,8 @@
 //!            bits of a deadline:  63..58  …  33..28   27..22   21..16 │ 15..0
 //!                                 level 7    level 2  level 1  level 0│ inside a tick
 //!
-//!   level 2   [ . . . . # . . . . # . . . ]   a slot is 268 ms        # a list of nodes in arming order,
-//!                       │ opened: its nodes go down at least a level      with the earliest deadline in it
+//!   level 2   [ . . . . # . . . . # . . . ]   a slot is 268 ms        # a list of timers in arming order,
+//!                       │ opened: they go down at least a level           with the earliest deadline in it
 //!   level 1   [ . . . . ▼ . . . . . # . . ]   a slot is 4.2 ms
 //!                                   │
 //!   level 0   [ . . . . . # . . . . ▼ . . ]   a slot is one tick
@@ -28,6 +28,9 @@
 //!   deadline are never in two slots at once, for the place depends on the cursor alone and a slot is emptied
 //!   downwards, in order, before the cursor enters it. So the order of entering the heap is the order of
 //!   arming, and `sequence` counts that.
+//! - **Lists are arrays**, of deadlines and indices. To go through one, as when a slot is opened, is then to go through
+//!   memory in order; links in the nodes, which are anywhere, would be a cache miss for each. Whoever is disarmed
+//!   leaves a hole; a list that is mostly holes is drawn together.
 //! - **One sleep a timer.** A slot remembers its earliest deadline, so that [`Wheel::next`] names the very
 //!   nanosecond instead of the beginning of a slot, and the cursor jumps straight there. Disarming leaves that
 //!   note behind (to mend it would mean to search the list), which can cost one look in vain; that look opens
@@ -40,10 +43,8 @@
 pub(crate) struct Node {
     /// In nanoseconds of the loop's clock.
     deadline: u64,
-    /// In a slot: the node armed after this one. In the heap: the position there.
-    next: u32,
-    /// In a slot: the node armed before this one.
-    prev: u32,
+    /// The position in the list or the heap.
+    at: u32,
     place: Place,
 }
 
@@ -58,7 +59,7 @@ enum Place {
     Slot(u8, u8),
 }
 
-const _: () = assert!(size_of::<Node>() == 24);
+const _: () = assert!(size_of::<Node>() == 16);
 
 impl Node {
     /// When it is due, if it is armed.
@@ -71,6 +72,10 @@ impl Node {
 pub(crate) trait Nodes {
     /// The node of `index`.
     fn node(&mut self, index: u32) -> &mut Node;
+    /// It will be asked for soon.
+    fn prefetch(&self, index: u32) {
+        let _ = index;
+    }
 }
 
 /// The deadline that does not come: it is counted by [`Wheel::len`] and can be disarmed, but it wakes nobody.
@@ -80,24 +85,65 @@ const TICK_BITS: u32 = 16;
 const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 const LEVELS: usize = ((u64::BITS - TICK_BITS) / DIGIT_BITS) as usize;
+/// A hole in a list.
 const NIL: u32 = u32::MAX;
 /// A heap with room for this many is not worth giving back.
 const HEAP_KEPT: usize = 64;
+/// The same for a list. There are some five hundred.
+const LIST_KEPT: usize = 16;
 
 const fn tick(time: u64) -> u64 {
     time >> TICK_BITS
 }
 
-/// A list of nodes in arming order.
-#[derive(Clone, Copy)]
-struct Slot {
-    head: u32,
-    tail: u32,
+/// Timers in arming order.
+struct List {
+    /// Deadlines and indices, and holes.
+    timers: Vec<(u64, u32)>,
+    holes: usize,
     /// No deadline in the list is before this one. Exact until something is disarmed.
     earliest: u64,
 }
 
-const EMPTY: Slot = Slot { head: NIL, tail: NIL, earliest: NEVER };
+impl List {
+    const EMPTY: List = List { timers: Vec::new(), holes: 0, earliest: NEVER };
+
+    /// Takes the timers out, and leaves a list that is empty.
+    fn take(&mut self) -> Vec<(u64, u32)> {
+        (self.holes, self.earliest) = (0, NEVER);
+        std::mem::take(&mut self.timers)
+    }
+
+    /// Makes a hole. True if nothing else is left, and the list is empty then.
+    fn punch(&mut self, nodes: &mut impl Nodes, at: usize) -> bool {
+        self.timers[at].1 = NIL;
+        self.holes += 1;
+        if self.holes == self.timers.len() {
+            let timers = self.take();
+            self.reuse(timers);
+            return true;
+        }
+        if self.holes > LIST_KEPT && self.holes > self.timers.len() / 2 {
+            self.timers.retain(|(_, index)| *index != NIL);
+            self.holes = 0;
+            for (at, (_, index)) in self.timers.iter().enumerate() {
+                nodes.node(*index).at = at as u32;
+            }
+            if self.timers.len() < self.timers.capacity() / 4 {
+                self.timers.shrink_to(self.timers.len() * 2);
+            }
+        }
+        false
+    }
+
+    /// Keeps the memory of what was taken out, if that is little.
+    fn reuse(&mut self, mut timers: Vec<(u64, u32)>) {
+        if timers.capacity() <= LIST_KEPT {
+            timers.clear();
+            self.timers = timers;
+        }
+    }
+}
 
 /// All armed timers of one loop.
 pub(crate) struct Wheel {
@@ -106,7 +152,7 @@ pub(crate) struct Wheel {
     armed: usize,
     /// For each level, which of its slots have a list.
     occupied: [u64; LEVELS],
-    slots: Box<[[Slot; SLOTS]; LEVELS]>,
+    slots: Box<[[List; SLOTS]; LEVELS]>,
     heap: Heap,
 }
 
@@ -117,7 +163,7 @@ impl Wheel {
             cursor: tick(now),
             armed: 0,
             occupied: [0; LEVELS],
-            slots: Box::new([[EMPTY; SLOTS]; LEVELS]),
+            slots: Box::new([const { [const { List::EMPTY }; SLOTS] }; LEVELS]),
             heap: Heap::default(),
         }
     }
@@ -131,7 +177,7 @@ impl Wheel {
     ///
     /// `index` must not be armed and must not be `u32::MAX`.
     pub(crate) fn arm(&mut self, nodes: &mut impl Nodes, index: u32, deadline: u64) {
-        debug_assert_ne!(index, NIL, "the index that ends a list");
+        debug_assert_ne!(index, NIL, "the index of a hole");
         let node = nodes.node(index);
         debug_assert_eq!(node.place, Place::Idle, "timer {index} is armed already");
         node.deadline = deadline;
@@ -150,24 +196,14 @@ impl Wheel {
 
     fn take_out(&mut self, nodes: &mut impl Nodes, index: u32) -> bool {
         let node = nodes.node(index);
-        let (place, next, prev) = (node.place, node.next, node.prev);
+        let (place, at) = (node.place, node.at as usize);
         node.place = Place::Idle;
         match place {
             Place::Idle => return false,
             Place::Never => {}
-            Place::Heap => self.heap.remove(nodes, next as usize),
+            Place::Heap => self.heap.remove(nodes, at),
             Place::Slot(level, slot) => {
-                let list = &mut self.slots[level as usize][slot as usize];
-                match prev {
-                    NIL => list.head = next,
-                    _ => nodes.node(prev).next = next,
-                }
-                match next {
-                    NIL => list.tail = prev,
-                    _ => nodes.node(next).prev = prev,
-                }
-                if list.head == NIL {
-                    list.earliest = NEVER;
+                if self.slots[level as usize][slot as usize].punch(nodes, at) {
                     self.occupied[level as usize] &= !(1 << slot);
                 }
             }
@@ -214,23 +250,29 @@ impl Wheel {
             self.cursor = self.cursor.max(tick(now));
             return false;
         };
-        let list = self.slots[level][slot];
+        let list = &mut self.slots[level][slot];
         if list.earliest > now {
             // The cursor must not enter the slot unopened, and need not: this is a matter of speed alone.
             let start = tick(list.earliest) & !((1 << (level as u32 * DIGIT_BITS)) - 1);
             self.cursor = self.cursor.max(tick(now).min(start - 1));
             return false;
         }
+        /// How far ahead nodes are asked for.
+        const AHEAD: usize = 8;
         self.cursor = tick(list.earliest);
-        self.slots[level][slot] = EMPTY;
+        let timers = list.take();
         self.occupied[level] &= !(1 << slot);
-        let mut index = list.head;
-        while index != NIL {
-            let node = nodes.node(index);
-            let (deadline, next) = (node.deadline, node.next);
-            self.place(nodes, index, deadline);
-            index = next;
+        for (at, (deadline, index)) in timers.iter().enumerate() {
+            if let Some((_, ahead)) = timers.get(at + AHEAD)
+                && *ahead != NIL
+            {
+                nodes.prefetch(*ahead);
+            }
+            if *index != NIL {
+                self.place(nodes, *index, *deadline);
+            }
         }
+        self.slots[level][slot].reuse(timers);
         true
     }
 
@@ -244,17 +286,11 @@ impl Wheel {
         let level = ((at ^ self.cursor).ilog2() / DIGIT_BITS) as usize;
         let slot = (at >> (level as u32 * DIGIT_BITS)) as usize % SLOTS;
         let list = &mut self.slots[level][slot];
-        let prev = list.tail;
-        list.tail = index;
         list.earliest = list.earliest.min(deadline);
-        if prev == NIL {
-            list.head = index;
-            self.occupied[level] |= 1 << slot;
-        } else {
-            nodes.node(prev).next = index;
-        }
+        self.occupied[level] |= 1 << slot;
         let node = nodes.node(index);
-        (node.next, node.prev, node.place) = (NIL, prev, Place::Slot(level as u8, slot as u8));
+        (node.at, node.place) = (list.timers.len() as u32, Place::Slot(level as u8, slot as u8));
+        list.timers.push((deadline, index));
     }
 }
 
@@ -338,7 +374,7 @@ impl Heap {
 
     fn put(&mut self, nodes: &mut impl Nodes, at: usize, entry: Entry) {
         self.entries[at] = entry;
-        nodes.node(entry.index).next = at as u32;
+        nodes.node(entry.index).at = at as u32;
     }
 }
 

@@ -8,9 +8,9 @@ use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
 /// Sizes are rounded up to a multiple of this.
-const STEP: usize = 64;
+const STEP: usize = 16;
 /// Larger blocks are left to the allocator.
-const CLASSES: usize = 16;
+const CLASSES: usize = 64;
 /// Bytes that a worker keeps at most.
 const KEPT_MAX: usize = 4 << 20;
 
@@ -20,11 +20,16 @@ struct Free {
 }
 
 /// One worker's free blocks.
-#[derive(Default)]
 pub(crate) struct Cells {
     /// By size: multiples of [`STEP`].
     free: [Cell<Option<NonNull<Free>>>; CLASSES],
     kept: Cell<usize>,
+}
+
+impl Default for Cells {
+    fn default() -> Cells {
+        Cells { free: [const { Cell::new(None) }; CLASSES], kept: Cell::new(0) }
+    }
 }
 
 /// Which list a block of this layout belongs to, and the layout that it really has.
@@ -118,18 +123,18 @@ mod tests {
             // SAFETY: taken above.
             unsafe { give(Some(&cells), *block, layout) };
         }
-        assert_eq!(cells.kept.get(), 128 + 320, "the huge and the aligned one went back to the allocator");
-        assert_eq!(take(Some(&cells), layout(65, 16)), blocks[0], "of the same class");
-        assert_eq!(take(Some(&cells), layout(320, 1)), blocks[1]);
+        assert_eq!(cells.kept.get(), 112 + 304, "the huge and the aligned one went back to the allocator");
+        assert_eq!(take(Some(&cells), layout(97, 16)), blocks[0], "of the same class");
+        assert_eq!(take(Some(&cells), layout(304, 1)), blocks[1]);
         for (block, layout) in [(blocks[0], small), (blocks[1], large)] {
             // SAFETY: as above.
             unsafe { give(None, block, layout) };
         }
-        let many: Vec<_> = (0..KEPT_MAX / 320 + 10).map(|_| take(None, large)).collect();
+        let many: Vec<_> = (0..KEPT_MAX / 304 + 10).map(|_| take(None, large)).collect();
         for block in many {
             // SAFETY: as above.
             unsafe { give(Some(&cells), block, large) };
         }
-        assert!(cells.kept.get() <= KEPT_MAX && cells.kept.get() > KEPT_MAX - 320);
+        assert!(cells.kept.get() <= KEPT_MAX && cells.kept.get() > KEPT_MAX - 304);
     }
 }

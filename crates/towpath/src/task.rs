@@ -72,7 +72,7 @@ pub(crate) struct Local {
     /// The innermost of its cancellation scopes, on its stack.
     pub(crate) scope: Cell<*const Scope>,
     /// Where it is among its worker's started tasks.
-    pub(crate) place: Cell<usize>,
+    pub(crate) place: Cell<u32>,
 }
 
 // SAFETY: all fields but `local` are immutable or synchronised. `local` is only touched by the task itself and the worker
@@ -361,7 +361,7 @@ impl Header {
                 queued: Cell::new(false),
                 finished: Cell::new(false),
                 scope: Cell::new(ptr::null()),
-                place: Cell::new(usize::MAX),
+                place: Cell::new(u32::MAX),
             },
         }
     }

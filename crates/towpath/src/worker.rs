@@ -441,7 +441,7 @@ impl Worker {
         unsafe { *task.local.coroutine.get() = Some(coroutine) };
         {
             let mut live = self.live.borrow_mut();
-            task.local.place.set(live.len());
+            task.local.place.set(u32::try_from(live.len()).expect("fewer than 2^32 tasks"));
             live.push(task);
             self.mailbox.live.store(live.len(), Ordering::Relaxed);
         }
@@ -503,9 +503,9 @@ impl Worker {
         }
         let mut live = self.live.borrow_mut();
         let place = task.local.place.get();
-        let removed = live.swap_remove(place);
+        let removed = live.swap_remove(place as usize);
         debug_assert!(ptr::eq(&*removed, task));
-        if let Some(moved) = live.get(place) {
+        if let Some(moved) = live.get(place as usize) {
             moved.local.place.set(place);
         }
         self.mailbox.live.store(live.len(), Ordering::Relaxed);

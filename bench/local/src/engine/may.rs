@@ -53,6 +53,7 @@ impl Tasks for May {
     fn join<T: Send + 'static>(handle: JoinHandle<T>) -> T {
         handle.join().expect("no task panics")
     }
+    #[inline(always)]
     fn yield_now() {
         coroutine::yield_now();
     }

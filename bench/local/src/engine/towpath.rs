@@ -41,6 +41,7 @@ impl Tasks for Towpath {
     fn join<T: Send + 'static>(handle: JoinHandle<T>) -> T {
         handle.join().expect("no task panics")
     }
+    #[inline(always)]
     fn yield_now() {
         thread::yield_now();
     }
