@@ -36,6 +36,7 @@ mod addr;
 pub mod backend;
 mod buf;
 mod config;
+mod core;
 mod current;
 mod event;
 mod event_loop;

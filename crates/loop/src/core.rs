@@ -1,0 +1,494 @@
+//! What a loop knows: the operations in flight, the timers, the backend, and what has completed.
+//!
+//! An operation's life is [`Core::begin`] → backend → [`Completions`] → [`Core::settle`] → delivery, whichever way it is
+//! waited for. The [loop](crate::Loop) borrows the core for as long as its own code runs, never while others' does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Backend, Completions, Submitted};
+use crate::event_loop::Loop;
+use crate::instant::Instant;
+use crate::op::{Begin, Operation, Options, Outcome, Started};
+use crate::operation::{Kind, OpId, Request, Support};
+use crate::prefetch::prefetch;
+use crate::remote::Shared;
+use crate::slots::{Flags, PayloadType, Phase, Sink, Slots};
+use crate::stats::Stats;
+use crate::timer::Wheel;
+use crate::wait::Waiting;
+
+/// All the state of a loop.
+pub(crate) struct Core {
+    pub(crate) slots: Slots,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) wheel: Wheel,
+    pub(crate) done: Completions,
+    /// How many of `done` have been seen by [`Core::absorb`].
+    pub(crate) absorbed: usize,
+    /// The time when the backend last returned.
+    pub(crate) now: u64,
+    pub(crate) limit: usize,
+    /// Whether many timers were due at once when last looked.
+    crowded: bool,
+    closing: Vec<Closing>,
+    pub(crate) stats: Stats,
+}
+
+/// So many timers that are due at once make the next ones wait for each other, at most for [`CROWD_WAITS`] nanoseconds.
+const CROWD: usize = 64;
+const CROWD_WAITS: u64 = 500_000;
+
+/// A close that waits for the operations on its descriptor.
+struct Closing {
+    id: OpId,
+    identity: u64,
+    remaining: usize,
+}
+
+/// An operation that has left the core: where its outcome goes.
+pub(crate) struct Settled {
+    pub(crate) id: OpId,
+    pub(crate) sink: Sink,
+    pub(crate) removed: bool,
+    pub(crate) outcome: Outcome,
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// Everything: completions at hand and the inbox keep it from sleeping.
+    All,
+    /// A frame: only news about operations.
+    Frames,
+}
+
+impl Core {
+    pub(crate) fn new(backend: Box<dyn Backend>, limit: usize) -> Core {
+        let now = backend.now();
+        Core {
+            slots: Slots::default(),
+            wheel: Wheel::new(now),
+            backend,
+            done: Completions::default(),
+            absorbed: 0,
+            now,
+            limit,
+            crowded: false,
+            closing: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Begins an operation whose outcome goes to a callback.
+    pub(crate) fn begin_payload<O, F>(&mut self, op: O, callback: F, shared: &Arc<Shared>) -> OpId
+    where
+        O: Operation + 'static,
+        F: FnOnce(&Loop, O::Output) + 'static,
+    {
+        let options = op.options();
+        let id = self.slots.take();
+        let place = self.slots.place(id, payload_type::<O, F>(), Payload { op, callback });
+        // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
+        let op = unsafe { &mut (*place.as_ptr()).op };
+        let started = self.admit(id, 0, shared, |begin| op.start(begin));
+        if let Some(result) = self.begin(id, started, options) {
+            self.finish_later(id, result);
+        }
+        id
+    }
+
+    /// Begins an operation that a frozen frame waits for. `Some` if it is over already and nothing is in flight.
+    pub(crate) fn begin_waiting(
+        &mut self,
+        start: impl FnOnce(&Begin<'_>) -> Started,
+        options: Options,
+        waiting: std::ptr::NonNull<Waiting>,
+        shared: &Arc<Shared>,
+    ) -> Result<OpId, Outcome> {
+        let id = self.slots.next();
+        let started = self.admit(id, 1, shared, start);
+        if let Started::Request(request) = &started
+            && !options.all
+        {
+            // SAFETY: as in `dispatch`; the frame that the request points to has not been left.
+            match unsafe { self.backend.attempt(request) } {
+                // These are held back, which takes a slot.
+                Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
+                Some(result) => {
+                    self.stats.submitted += 1;
+                    self.stats.completed += 1;
+                    return Err(Outcome { result, progress: 0 });
+                }
+                None => {}
+            }
+        }
+        let taken = self.slots.take();
+        debug_assert_eq!(id, taken);
+        self.slots.at(id.index).sink = Sink::Waiting(waiting);
+        match self.begin(id, started, options) {
+            None => Ok(id),
+            Some(result) => match self.settle(id, result) {
+                // An `all` transfer that goes on, or an accept held back.
+                None => Ok(id),
+                Some(settled) => {
+                    self.slots.vacate(id);
+                    Err(settled.outcome)
+                }
+            },
+        }
+    }
+
+    /// Fills the request of a new slot in, unless there are too many already; `more` of them are about to be taken.
+    fn admit(
+        &mut self,
+        id: OpId,
+        more: usize,
+        shared: &Arc<Shared>,
+        start: impl FnOnce(&Begin<'_>) -> Started,
+    ) -> Started {
+        if self.slots.len() + more > self.limit {
+            Started::failed(libc::EDQUOT)
+        } else {
+            start(&Begin { id, shared })
+        }
+    }
+
+    /// Starts what a slot was taken for. `Some` if it is over already.
+    fn begin(&mut self, id: OpId, started: Started, options: Options) -> Option<i32> {
+        self.stats.submitted += 1;
+        let request = match started {
+            Started::Done(result) => return Some(result),
+            Started::Request(request) => request,
+            Started::CloseShared { .. } => Request::External,
+        };
+        let slot = self.slots.at(id.index);
+        slot.request = request;
+        slot.flags.all = options.all;
+        if options.deadline != Instant::NEVER {
+            self.wheel.arm(&mut self.slots, id.index, options.deadline.0);
+        }
+        let result = self.dispatch(id);
+        if let Started::CloseShared { identity } = started {
+            self.close_shared(id, identity);
+        }
+        result
+    }
+
+    /// Hands an operation to who carries it out. `Some` if it is over already.
+    fn dispatch(&mut self, id: OpId) -> Option<i32> {
+        let slot = self.slots.at(id.index);
+        match slot.request {
+            Request::Nop => Some(0),
+            Request::Timer | Request::External => {
+                slot.phase = Phase::Loop;
+                None
+            }
+            request => {
+                // SAFETY: what the request points to lives in the slot's payload, which stays where it is until
+                // the operation is settled, or in a frame that is frozen until then; buffers belong to one of the
+                // two. The descriptor is kept open by the `Target` beside them.
+                match unsafe { self.backend.submit(id, &request) } {
+                    Submitted::Done(result) => Some(result),
+                    Submitted::Pending(word) => {
+                        slot.phase = Phase::Backend;
+                        slot.word = word;
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a completion that is known already.
+    fn finish_later(&mut self, id: OpId, result: i32) {
+        self.slots.at(id.index).phase = Phase::Ready;
+        self.done.push(id, result);
+        // Those before it may be new from the backend; absorbing one twice does no harm, missing one would.
+    }
+
+    /// Marks what has completed: from here on it cannot be cancelled.
+    pub(crate) fn absorb(&mut self) {
+        for at in self.absorbed..self.done.len() {
+            let (id, _) = self.done.queue[at];
+            if let Some(slot) = self.slots.get(id) {
+                slot.phase = Phase::Ready;
+                if let Sink::Waiting(waiting) = slot.sink {
+                    // The frame that will be written to.
+                    prefetch(waiting.as_ptr().cast(), 1);
+                }
+            }
+        }
+        self.absorbed = self.done.len();
+    }
+
+    /// Asks for what a completion goes to that is delivered soon.
+    #[inline]
+    pub(crate) fn prefetch_ahead(&mut self) {
+        const AHEAD: usize = 4;
+        let Some((id, _)) = self.done.queue.get(AHEAD) else { return };
+        match self.slots.get(*id).map(|slot| slot.sink) {
+            // SAFETY: its frame waits for the completion, which has not been delivered.
+            Some(Sink::Waiting(waiting)) => prefetch(unsafe { waiting.as_ref() }.task().cast(), 3),
+            Some(Sink::Payload { place, .. }) => prefetch(place.as_ptr(), 2),
+            Some(Sink::None) | None => {}
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, id: OpId, mark: impl FnOnce(&mut Flags)) -> bool {
+        let Some(slot) = self.slots.get(id) else { return false };
+        if slot.phase == Phase::Ready {
+            // Over, unless there is a rest to transfer: that will not be begun.
+            if slot.flags.all {
+                mark(&mut slot.flags);
+            }
+            return slot.flags.all;
+        }
+        let asked = slot.flags.canceled || slot.flags.timed_out;
+        mark(&mut slot.flags);
+        if asked {
+            return true;
+        }
+        self.stats.canceled += 1;
+        match slot.phase {
+            Phase::Backend => {
+                let (word, request) = (slot.word, slot.request);
+                self.backend.cancel(id, word, &request);
+            }
+            Phase::Loop => self.finish_later(id, -libc::ECANCELED),
+            Phase::Free | Phase::Starting | Phase::Ready => unreachable!("{:?} is not in flight", slot.phase),
+        }
+        true
+    }
+
+    /// Completes an operation that waits for something outside. False if it is over: the news were not delivered.
+    pub(crate) fn complete_external(&mut self, id: OpId, result: i32) -> bool {
+        match self.slots.get(id) {
+            Some(slot) if slot.phase == Phase::Loop && matches!(slot.request, Request::External) => {
+                self.finish_later(id, result);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How long the backend may sleep.
+    pub(crate) fn timeout(&self, wait: Option<Duration>, what: Gather) -> Option<Duration> {
+        if what == Gather::All && !self.done.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        if wait == Some(Duration::ZERO) {
+            return wait;
+        }
+        let Some(next) = self.wheel.next() else { return wait };
+        let until = next.saturating_sub(self.backend.now());
+        // A sleep of a microsecond costs more than it is long: where timers come by the dozen they are taken together.
+        let until = Duration::from_nanos(if self.crowded { until.max(CROWD_WAITS) } else { until });
+        Some(wait.map_or(until, |wait| wait.min(until)))
+    }
+
+    /// Ends what is due.
+    pub(crate) fn expire(&mut self) {
+        let before = self.wheel.len();
+        self.expire_each();
+        self.crowded = before - self.wheel.len() >= CROWD;
+    }
+
+    fn expire_each(&mut self) {
+        while let Some(index) = self.wheel.pop(&mut self.slots, self.now) {
+            let slot = self.slots.at(index);
+            let id = OpId { index, generation: slot.generation };
+            match (slot.phase, &slot.request) {
+                (Phase::Loop, Request::Timer) => self.finish_later(id, 0),
+                // An accept held back: its error goes out now.
+                (Phase::Loop, Request::Accept { .. }) => {
+                    let result = slot.word as i32;
+                    self.finish_later(id, result);
+                }
+                _ => {
+                    self.cancel(id, |flags| flags.timed_out = true);
+                }
+            }
+        }
+    }
+
+    /// Decides what a completion means. `None` if the operation goes on; else it has left the wheel, and its slot is
+    /// the receiver's to vacate.
+    #[inline]
+    pub(crate) fn settle(&mut self, id: OpId, result: i32) -> Option<Settled> {
+        match self.slots.get(id) {
+            // As most are: a value, and nothing else was asked of it.
+            Some(slot) if result >= 0 && slot.flags == Flags::default() && self.closing.is_empty() => {
+                let settled =
+                    Settled { id, sink: slot.sink, removed: false, outcome: Outcome { result, progress: 0 } };
+                self.wheel.disarm(&mut self.slots, id.index);
+                self.stats.completed += 1;
+                Some(settled)
+            }
+            _ => self.settle_cold(id, result),
+        }
+    }
+
+    fn settle_cold(&mut self, id: OpId, mut result: i32) -> Option<Settled> {
+        loop {
+            let Some(slot) = self.slots.get(id) else {
+                debug_assert!(false, "a completion for {id:?}, which is over");
+                return None;
+            };
+            let ended = slot.flags.canceled || slot.flags.timed_out;
+            if slot.flags.all
+                && result > 0
+                && matches!(slot.phase, Phase::Ready | Phase::Starting | Phase::Backend)
+            {
+                slot.progress += result as usize;
+                // SAFETY: the request's pointers are valid for as long as the operation is not settled.
+                let rest = unsafe { advance(&mut slot.request, result as usize) };
+                if rest && !ended {
+                    result = self.dispatch(id)?;
+                    continue;
+                }
+                result = if rest { -libc::ECANCELED } else { 0 };
+            }
+            let held_back = slot.word == result as u32;
+            if is_exhaustion(result) && matches!(slot.request, Request::Accept { .. }) && !ended && !held_back
+            {
+                self.hold_back(id, result);
+                return None;
+            }
+            break;
+        }
+        let slot = self.slots.at(id.index);
+        // The caller's own wish beats a deadline that passed as well.
+        if result == -libc::ECANCELED && slot.flags.timed_out && !slot.flags.canceled {
+            result = Outcome::TIMED_OUT;
+        }
+        let settled = Settled {
+            id,
+            sink: slot.sink,
+            removed: slot.flags.removed,
+            outcome: Outcome { result, progress: slot.progress },
+        };
+        let identity = slot.request.handle().map_or(0, |handle| handle.identity);
+        self.wheel.disarm(&mut self.slots, id.index);
+        self.stats.completed += 1;
+        if !self.closing.is_empty() {
+            self.note_closing(identity);
+        }
+        Some(settled)
+    }
+
+    /// Keeps an accept that found no descriptor (or memory) from being tried again at once: whoever accepts in a loop
+    /// would spin on the connection that stays ready. Its error goes out after a moment.
+    fn hold_back(&mut self, id: OpId, result: i32) {
+        const MOMENT: u64 = 10_000_000;
+        let deadline = self.slots.at(id.index).node.deadline().unwrap_or(u64::MAX);
+        self.wheel.disarm(&mut self.slots, id.index);
+        self.wheel.arm(&mut self.slots, id.index, deadline.min(self.backend.now().saturating_add(MOMENT)));
+        let slot = self.slots.at(id.index);
+        slot.phase = Phase::Loop;
+        slot.word = result as u32;
+    }
+
+    /// Begins to close a descriptor that operations are using: cancels those; when the last is over, `id` completes.
+    fn close_shared(&mut self, id: OpId, identity: u64) {
+        let mine = |slot: &crate::slots::Slot| {
+            slot.request.handle().is_some_and(|handle| handle.identity == identity)
+        };
+        let users = self.slots.select(mine);
+        for user in &users {
+            self.cancel(*user, |flags| flags.canceled = true);
+        }
+        if users.is_empty() {
+            self.complete_external(id, 0);
+        } else {
+            self.closing.push(Closing { id, identity, remaining: users.len() });
+        }
+    }
+
+    fn note_closing(&mut self, identity: u64) {
+        let Some(at) = self.closing.iter().position(|closing| closing.identity == identity) else { return };
+        self.closing[at].remaining -= 1;
+        if self.closing[at].remaining == 0 {
+            let id = self.closing.swap_remove(at).id;
+            self.complete_external(id, 0);
+        }
+    }
+
+    pub(crate) fn support(&self, kind: Kind) -> Support {
+        match kind {
+            Kind::Nop | Kind::Timer => Support::Native,
+            Kind::External => Support::Pool,
+            kind => self.backend.support(kind),
+        }
+    }
+}
+
+/// Whether an accept failed for want of something that only time brings.
+fn is_exhaustion(result: i32) -> bool {
+    matches!(result.wrapping_neg(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// Moves a transfer's request past the `n` bytes that are done. False if nothing is left.
+///
+/// # Safety
+/// The request's pointers are valid.
+unsafe fn advance(request: &mut Request, n: usize) -> bool {
+    match request {
+        Request::Recv { buf, len, .. } => {
+            debug_assert!(n <= *len);
+            // SAFETY: the kernel transferred `n` of the `len` bytes at `buf`.
+            *buf = unsafe { buf.add(n) };
+            *len -= n;
+            *len > 0
+        }
+        Request::Send { buf, len, .. } => {
+            debug_assert!(n <= *len);
+            // SAFETY: the kernel transferred `n` of the `len` bytes at `buf`.
+            *buf = unsafe { buf.add(n) };
+            *len -= n;
+            *len > 0
+        }
+        _ => false,
+    }
+}
+
+/// An operation and what is to be done with its outcome.
+struct Payload<O, F> {
+    op: O,
+    callback: F,
+}
+
+fn payload_type<O, F>() -> &'static PayloadType
+where
+    O: Operation + 'static,
+    F: FnOnce(&Loop, O::Output) + 'static,
+{
+    /// # Safety
+    /// `place` holds a payload of these types, which is moved out and not used again.
+    unsafe fn take<O, F>(place: *mut u8, loop_: &Loop, id: OpId) -> Payload<O, F> {
+        // SAFETY: the caller's promise.
+        let payload = unsafe { place.cast::<Payload<O, F>>().read() };
+        loop_.0.core.borrow_mut().slots.vacate(id);
+        payload
+    }
+    /// # Safety
+    /// As `take`.
+    unsafe fn deliver<O, F>(place: *mut u8, loop_: &Loop, id: OpId, outcome: Outcome)
+    where
+        O: Operation,
+        F: FnOnce(&Loop, O::Output),
+    {
+        // SAFETY: the caller's promise.
+        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        callback(loop_, op.finish(outcome));
+    }
+    /// # Safety
+    /// As `take`.
+    unsafe fn discard<O: Operation, F>(place: *mut u8, loop_: &Loop, id: OpId, outcome: Outcome) {
+        // SAFETY: the caller's promise.
+        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        op.discard(outcome);
+        drop(callback);
+    }
+    const { &PayloadType { deliver: deliver::<O, F>, discard: discard::<O, F> } }
+}
