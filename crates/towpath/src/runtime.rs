@@ -59,9 +59,8 @@ impl Counters {
         self.running.store(task, Ordering::Relaxed);
     }
 
-    /// It has suspended, or ended.
-    #[inline(always)]
-    pub(crate) fn suspended(&self) {
+    /// The worker looks after its loop. Not said between two tasks: that takes no time.
+    pub(crate) fn no_task_runs(&self) {
         self.running.store(0, Ordering::Relaxed);
     }
 

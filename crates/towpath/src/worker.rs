@@ -362,6 +362,7 @@ impl Worker {
 
     /// Ticks the loop and takes the mail in.
     fn wait(&self, wait: Option<Duration>) -> io::Result<()> {
+        self.counters.no_task_runs();
         let ticked = self.tick_loop(wait);
         self.polled.set(self.loop_.clock());
         self.clock_in.set(self.clock_every.get());
@@ -480,7 +481,6 @@ impl Worker {
         let coroutine = unsafe { &mut *task.local.coroutine.get() };
         let state = coroutine.as_mut().expect("a started task has a coroutine").resume(());
         context::set_task(before);
-        self.counters.suspended();
         if let State::Finished(result) = state {
             // The body catches its panics; one that gets here is ours.
             debug_assert!(result.is_ok());
