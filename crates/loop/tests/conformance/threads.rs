@@ -70,7 +70,8 @@ pub fn i01_posts_from_four_threads() {
     let limit = yardstick.allow(100 * MS, Duration::ZERO);
     let worst = Duration::from_nanos(worst.load(Ordering::Relaxed));
     assert!(worst < limit, "a post was seen after {worst:?}");
-    assert!(loop_.stats().rings > each / 10, "the loop hardly ever slept: {:?}", loop_.stats());
+    // How often is up to the system's scheduler; but not never, or nothing was tried.
+    assert!(loop_.stats().rings > each / 1000, "the loop hardly ever slept: {:?}", loop_.stats());
 }
 
 /// I2: a wake before the first run, during a run, and after the loop's end.
