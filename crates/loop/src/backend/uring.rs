@@ -287,16 +287,8 @@ impl Slot {
             return Err(unsafe { sqe::entry(&self.request) });
         }
         // SAFETY: as above.
-        match unsafe { attempt(&self.request, false, syscalls) } {
-            Some(result) => {
-                self.stage = Stage::Free;
-                Ok(result)
-            }
-            None => {
-                self.stage = Stage::Polling;
-                Err(readiness(&self.request))
-            }
-        }
+        let result = unsafe { attempt(&self.request, false, syscalls) };
+        self.tried(result)
     }
 
     /// Takes note of a completion from the ring: the operation's result, or the entry with which it goes on.
@@ -311,6 +303,11 @@ impl Slot {
             Next::Attempt { resumed } => unsafe { attempt(&self.request, resumed, syscalls) },
             Next::Poll => None,
         };
+        self.tried(result)
+    }
+
+    /// An attempt was made: its result, or the poll for the next one.
+    fn tried(&mut self, result: Option<i32>) -> Result<i32, squeue::Entry> {
         match result {
             Some(result) => {
                 self.stage = Stage::Free;

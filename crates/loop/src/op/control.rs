@@ -313,7 +313,8 @@ pub struct Timer {
 }
 
 /// Waits for `duration`, counted from this call. Never early; with zero, until the next tick.
-/// Timers that are due at the same nanosecond end in the order in which they were begun.
+/// Timers that are due at the same nanosecond end in the order in which they were begun. Where dozens are due at each look,
+/// the next ones wait for each other, up to half a millisecond.
 ///
 /// On every backend: the loop's timer wheel, whose next moment bounds the backend's wait.
 pub fn timer(duration: Duration) -> Timer {

@@ -49,6 +49,7 @@ fn echo(stream: TcpStream) {
 fn timers_and_socket_beside(others: impl FnOnce(Arc<AtomicBool>)) {
     let stop = Arc::new(AtomicBool::new(false));
     let (stream, pings) = pinger(50, stop.clone());
+    let waited = sys::cpu_wait();
     let mut late = solo(|| {
         others(stop.clone());
         let server = thread::spawn_local(|| echo(stream));
@@ -61,8 +62,10 @@ fn timers_and_socket_beside(others: impl FnOnce(Arc<AtomicBool>)) {
         server.join().unwrap();
         late
     });
-    assert_prompt(&mut late, ms(30));
-    assert_prompt(&mut pings.join().unwrap(), ms(30));
+    // What other processes took from the worker is not the runtime's.
+    let limit = ms(10) + sys::cpu_wait().saturating_sub(waited);
+    assert_prompt(&mut late, limit);
+    assert_prompt(&mut pings.join().unwrap(), limit);
 }
 
 /// N1: two tasks that wake each other for ever.
@@ -177,7 +180,7 @@ pub fn n02_busy_socket_and_trickles() {
         }
     });
     flooder.join().unwrap();
-    assert_prompt(&mut trickle.join().unwrap(), ms(30));
+    assert_prompt(&mut trickle.join().unwrap(), ms(20));
 }
 
 /// N4: ten thousand that are ready at once: each has its turn before any has its next.
