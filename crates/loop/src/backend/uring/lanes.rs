@@ -7,6 +7,9 @@
 
 use crate::operation::{Direction, Handle, OpId, Request, TRANSFER_MAX};
 
+/// After so many receives in a row that filled their buffers it is a stream that has more than is asked for, rather than
+/// a message in several pieces.
+const STREAM: u8 = 32;
 /// No operation.
 const NONE: u32 = u32::MAX;
 
@@ -32,13 +35,13 @@ const FREE: Lane = Lane { busy: None, first: NONE, last: NONE };
 struct Pair {
     identity: u64,
     lanes: [Lane; 2],
-    /// Whether the last receive filled its buffer, so that there is likely to be more.
-    more: bool,
+    /// How many receives in a row have filled their buffers.
+    full: u8,
 }
 
 impl Pair {
     fn new(identity: u64) -> Pair {
-        Pair { identity, lanes: [FREE; 2], more: false }
+        Pair { identity, lanes: [FREE; 2], full: 0 }
     }
 }
 
@@ -133,7 +136,7 @@ impl Lanes {
         if let Some(pair) = usize::try_from(handle.fd).ok().and_then(|number| self.pairs.get_mut(number))
             && pair.identity == handle.identity
         {
-            pair.more = more;
+            pair.full = if more { pair.full.saturating_add(1) } else { 0 };
         }
     }
 
@@ -142,7 +145,7 @@ impl Lanes {
     pub(super) fn has_more(&self, request: &Request) -> bool {
         let Request::Recv { handle, flags: 0, .. } = *request else { return false };
         usize::try_from(handle.fd).ok().and_then(|number| self.pairs.get(number)).is_some_and(|pair| {
-            pair.more
+            pair.full >= STREAM
                 && pair.identity == handle.identity
                 && pair.lanes[Direction::Read as usize].busy.is_none()
         })
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receive_that_filled_its_buffer_tells_of_more_to_come() {
+    fn receives_that_fill_their_buffers_tell_of_more_to_come() {
         let mut lanes = Lanes::default();
         let recv = |identity, flags| Request::Recv {
             handle: Handle { fd: 3, identity },
@@ -206,7 +209,8 @@ mod tests {
         let (plain, peek) = (recv(1, 0), recv(1, libc::MSG_PEEK));
         assert!(!lanes.has_more(&plain), "nothing is known");
         assert!(lanes.enter(id(0), &plain));
-        lanes.note(&plain, 8);
+        let fill = |lanes: &mut Lanes| (0..STREAM).for_each(|_| lanes.note(&plain, 8));
+        fill(&mut lanes);
         assert!(!lanes.has_more(&plain), "it would overtake the one that is under way");
         lanes.leave(id(0), &plain);
         assert!(lanes.has_more(&plain) && !lanes.has_more(&peek) && !lanes.has_more(&send(3, 1)));
@@ -217,9 +221,11 @@ mod tests {
         lanes.note(&peek, 3);
         assert!(lanes.has_more(&plain), "a look takes nothing");
         for result in [7, 0, -libc::ECONNRESET] {
-            lanes.note(&plain, 8);
+            fill(&mut lanes);
             lanes.note(&plain, result);
             assert!(!lanes.has_more(&plain), "{result}");
+            (1..STREAM).for_each(|_| lanes.note(&plain, 8));
+            assert!(!lanes.has_more(&plain), "a message in pieces");
         }
     }
 
