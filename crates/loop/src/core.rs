@@ -3,6 +3,7 @@
 //! An operation's life is [`Core::begin`] → backend → [`Completions`] → [`Core::settle`] → delivery, whichever way it is
 //! waited for. The [loop](crate::Loop) borrows the core for as long as its own code runs, never while others' does.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::op::{Begin, Operation, Options, Outcome, Started};
 use crate::operation::{Kind, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
-use crate::slots::{Flags, PayloadType, Phase, Sink, Slots};
+use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots};
 use crate::stats::Stats;
 use crate::timer::Wheel;
 use crate::wait::Waiting;
@@ -103,7 +104,7 @@ impl Core {
         &mut self,
         start: impl FnOnce(&Begin<'_>) -> Started,
         options: Options,
-        waiting: std::ptr::NonNull<Waiting>,
+        waiting: NonNull<Waiting>,
         shared: &Arc<Shared>,
     ) -> Result<OpId, Outcome> {
         let id = self.slots.next();
@@ -111,7 +112,7 @@ impl Core {
         if let Started::Request(request) = &started
             && !options.all
         {
-            // SAFETY: as in `dispatch`; the frame that the request points to has not been left.
+            // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
             match unsafe { self.backend.attempt(request) } {
                 // These are held back, which takes a slot.
                 Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
@@ -126,16 +127,14 @@ impl Core {
         let taken = self.slots.take();
         debug_assert_eq!(id, taken);
         self.slots.at(id.index).sink = Sink::Waiting(waiting);
-        match self.begin(id, started, options) {
+        let Some(result) = self.begin(id, started, options) else { return Ok(id) };
+        match self.settle(id, result) {
+            // An `all` transfer that goes on, or an accept held back.
             None => Ok(id),
-            Some(result) => match self.settle(id, result) {
-                // An `all` transfer that goes on, or an accept held back.
-                None => Ok(id),
-                Some(settled) => {
-                    self.slots.vacate(id);
-                    Err(settled.outcome)
-                }
-            },
+            Some(settled) => {
+                self.slots.vacate(id);
+                Err(settled.outcome)
+            }
         }
     }
 
@@ -162,42 +161,17 @@ impl Core {
             Started::Request(request) => request,
             Started::CloseShared { .. } => Request::External,
         };
-        let slot = self.slots.at(id.index);
-        slot.request = request;
-        slot.flags.all = options.all;
         if options.deadline != Instant::NEVER {
             self.wheel.arm(&mut self.slots, id.index, options.deadline.0);
         }
-        let result = self.dispatch(id);
+        let slot = self.slots.at(id.index);
+        slot.request = request;
+        slot.flags.all = options.all;
+        let result = dispatch(&mut *self.backend, id, slot);
         if let Started::CloseShared { identity } = started {
             self.close_shared(id, identity);
         }
         result
-    }
-
-    /// Hands an operation to who carries it out. `Some` if it is over already.
-    fn dispatch(&mut self, id: OpId) -> Option<i32> {
-        let slot = self.slots.at(id.index);
-        match slot.request {
-            Request::Nop => Some(0),
-            Request::Timer | Request::External => {
-                slot.phase = Phase::Loop;
-                None
-            }
-            request => {
-                // SAFETY: what the request points to lives in the slot's payload, which stays where it is until
-                // the operation is settled, or in a frame that is frozen until then; buffers belong to one of the
-                // two. The descriptor is kept open by the `Target` beside them.
-                match unsafe { self.backend.submit(id, &request) } {
-                    Submitted::Done(result) => Some(result),
-                    Submitted::Pending(word) => {
-                        slot.phase = Phase::Backend;
-                        slot.word = word;
-                        None
-                    }
-                }
-            }
-        }
     }
 
     /// Queues a completion that is known already.
@@ -312,24 +286,24 @@ impl Core {
         }
     }
 
-    /// Decides what a completion means. `None` if the operation goes on; else it has left the wheel, and its slot is
-    /// the receiver's to vacate.
+    /// Settles the completion that most are: a value, for a frame that asked for nothing else. `None` if it is another.
     #[inline]
-    pub(crate) fn settle(&mut self, id: OpId, result: i32) -> Option<Settled> {
-        match self.slots.get(id) {
-            // As most are: a value, and nothing else was asked of it.
-            Some(slot) if result >= 0 && slot.flags == Flags::default() && self.closing.is_empty() => {
-                let settled =
-                    Settled { id, sink: slot.sink, removed: false, outcome: Outcome { result, progress: 0 } };
-                self.wheel.disarm(&mut self.slots, id.index);
-                self.stats.completed += 1;
-                Some(settled)
-            }
-            _ => self.settle_cold(id, result),
+    pub(crate) fn settle_waiting(&mut self, id: OpId, result: i32) -> Option<NonNull<Waiting>> {
+        let slot = self.slots.get(id)?;
+        let Sink::Waiting(waiting) = slot.sink else { return None };
+        if result < 0 || slot.flags != Flags::default() || !self.closing.is_empty() {
+            return None;
         }
+        slot.sink = Sink::None;
+        self.wheel.disarm(&mut self.slots, id.index);
+        self.slots.free(id);
+        self.stats.completed += 1;
+        Some(waiting)
     }
 
-    fn settle_cold(&mut self, id: OpId, mut result: i32) -> Option<Settled> {
+    /// Decides what a completion means. `None` if the operation goes on; else it has left the wheel, and its slot is
+    /// the receiver's to vacate.
+    pub(crate) fn settle(&mut self, id: OpId, mut result: i32) -> Option<Settled> {
         loop {
             let Some(slot) = self.slots.get(id) else {
                 debug_assert!(false, "a completion for {id:?}, which is over");
@@ -344,7 +318,7 @@ impl Core {
                 // SAFETY: the request's pointers are valid for as long as the operation is not settled.
                 let rest = unsafe { advance(&mut slot.request, result as usize) };
                 if rest && !ended {
-                    result = self.dispatch(id)?;
+                    result = dispatch(&mut *self.backend, id, slot)?;
                     continue;
                 }
                 result = if rest { -libc::ECANCELED } else { 0 };
@@ -391,9 +365,7 @@ impl Core {
 
     /// Begins to close a descriptor that operations are using: cancels those; when the last is over, `id` completes.
     fn close_shared(&mut self, id: OpId, identity: u64) {
-        let mine = |slot: &crate::slots::Slot| {
-            slot.request.handle().is_some_and(|handle| handle.identity == identity)
-        };
+        let mine = |slot: &Slot| slot.request.handle().is_some_and(|handle| handle.identity == identity);
         let users = self.slots.select(mine);
         for user in &users {
             self.cancel(*user, |flags| flags.canceled = true);
@@ -449,6 +421,29 @@ unsafe fn advance(request: &mut Request, n: usize) -> bool {
             *len > 0
         }
         _ => false,
+    }
+}
+
+/// Hands an operation to who carries it out. `Some` if it is over already.
+#[inline]
+fn dispatch(backend: &mut dyn Backend, id: OpId, slot: &mut Slot) -> Option<i32> {
+    match slot.request {
+        Request::Nop => Some(0),
+        Request::Timer | Request::External => {
+            slot.phase = Phase::Loop;
+            None
+        }
+        // SAFETY: what the request points to lives in the slot's payload, which stays where it is until the operation is
+        // settled, or in a frame that is frozen until then; buffers belong to one of the two. The descriptor is kept
+        // open by the `Target` beside them.
+        _ => match unsafe { backend.submit(id, &slot.request) } {
+            Submitted::Done(result) => Some(result),
+            Submitted::Pending(word) => {
+                slot.phase = Phase::Backend;
+                slot.word = word;
+                None
+            }
+        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! What belongs to a thread: its loop, and how its tasks wait.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 
 use crate::event_loop::Loop;
@@ -8,7 +8,7 @@ use crate::instant::Instant;
 use crate::wait::Suspend;
 
 thread_local! {
-    static LOOP: RefCell<Option<Loop>> = const { RefCell::new(None) };
+    static LOOP: Cell<Option<Loop>> = const { Cell::new(None) };
     static HOOK: Cell<Option<&'static dyn Suspend>> = const { Cell::new(None) };
 }
 
@@ -24,12 +24,12 @@ impl Loop {
 
     /// Makes this loop the thread's current one, and returns the one before.
     pub fn make_current(&self) -> Option<Loop> {
-        LOOP.with(|current| current.borrow_mut().replace(self.clone()))
+        LOOP.with(|current| current.replace(Some(self.clone())))
     }
 
     /// Takes the thread's current loop away from it. The next [`current`](Loop::current) makes a new one.
     pub fn take_current() -> Option<Loop> {
-        LOOP.try_with(|current| current.borrow_mut().take()).ok().flatten()
+        LOOP.try_with(Cell::take).ok().flatten()
     }
 }
 
@@ -44,32 +44,40 @@ pub(crate) fn hook() -> Option<&'static dyn Suspend> {
     HOOK.get()
 }
 
-/// Whether a task runs here whose worker drives this loop.
-pub(crate) fn is_tasks_loop(loop_: &Loop) -> bool {
-    hook().is_some_and(|hook| hook.current().is_some())
-        && LOOP
-            .try_with(|current| current.borrow().as_ref().is_some_and(|current| current.is(loop_)))
-            .unwrap_or(false)
+/// A clone of what is in the cell.
+#[inline]
+fn look(current: &Cell<Option<Loop>>) -> Option<Loop> {
+    let found = current.take();
+    current.set(found.clone());
+    found
 }
 
-/// A clone, so that no borrow of the thread's cell is held while a task is suspended.
+/// Whether a task runs here whose worker drives this loop.
+pub(crate) fn is_tasks_loop(loop_: &Loop) -> bool {
+    hook().is_some_and(|hook| hook.current().task.is_some())
+        && LOOP.try_with(look).is_ok_and(|current| current.is_some_and(|current| current.is(loop_)))
+}
+
+/// A clone, so that the thread may change its mind while a task is suspended.
+#[inline]
 pub(crate) fn get() -> io::Result<Loop> {
-    let current = LOOP.try_with(|current| current.borrow().clone());
-    match current {
+    match LOOP.try_with(look) {
         Ok(Some(loop_)) => Ok(loop_),
-        Ok(None) => {
-            let loop_ = Loop::new()?;
-            loop_.make_current();
-            Ok(loop_)
-        }
+        Ok(None) => make(),
         Err(_) => Err(io::Error::other("this thread is ending: its event loop is gone")),
     }
 }
 
+#[cold]
+fn make() -> io::Result<Loop> {
+    let loop_ = Loop::new()?;
+    loop_.make_current();
+    Ok(loop_)
+}
+
 pub(crate) fn now() -> Instant {
-    let current = LOOP.try_with(|current| current.borrow().as_ref().map(Loop::clock));
-    match current {
-        Ok(Some(now)) => now,
+    match LOOP.try_with(look) {
+        Ok(Some(loop_)) => loop_.clock(),
         _ => Instant(crate::backend::clock::monotonic_now()),
     }
 }

@@ -18,7 +18,7 @@ use crate::core::{Core, Gather, Settled};
 use crate::fork::Birth;
 use crate::instant::Instant;
 use crate::mpsc::{Consumer, inbox};
-use crate::op::{Detach, Operation};
+use crate::op::{Detach, Operation, Outcome};
 use crate::operation::{Kind, OPERATIONS, OpId, Request, Support};
 use crate::remote::{Errand, Message, Remote, Shared};
 use crate::slots::{Phase, Sink};
@@ -421,13 +421,17 @@ impl Loop {
 
     /// Delivers the oldest completion. With `discard`, callbacks are dropped instead of called.
     fn deliver_next(&self, discard: bool) {
-        let settled = {
-            let mut core = self.0.core.borrow_mut();
-            let Some((id, result)) = core.done.queue.pop_front() else { return };
-            core.absorbed = core.absorbed.saturating_sub(1);
-            core.prefetch_ahead();
-            core.settle(id, result)
-        };
+        let mut core = self.0.core.borrow_mut();
+        let Some((id, result)) = core.done.queue.pop_front() else { return };
+        core.absorbed = core.absorbed.saturating_sub(1);
+        core.prefetch_ahead();
+        if let Some(waiting) = core.settle_waiting(id, result) {
+            drop(core);
+            // SAFETY: as in `hand_over`.
+            return unsafe { Waiting::complete(waiting, Outcome { result, progress: 0 }) };
+        }
+        let settled = core.settle(id, result);
+        drop(core);
         if let Some(settled) = settled {
             self.hand_over(settled, discard);
         }
@@ -558,8 +562,5 @@ impl std::fmt::Debug for Loop {
 /// For tests of what happens after four billion uses of a slot.
 #[doc(hidden)]
 pub fn age_next_slot(loop_: &Loop, generation: u32) {
-    let mut core = loop_.0.core.borrow_mut();
-    let id = core.slots.take();
-    core.slots.free(id);
-    core.slots.age(id.index, generation);
+    loop_.0.core.borrow_mut().slots.age_next(generation);
 }

@@ -74,7 +74,7 @@ pub use remote::{Closed, Remote};
 pub use socket::{Socket, Target};
 pub use stats::Stats;
 pub use ticket::Ticket;
-pub use wait::{Suspend, Wakeup};
+pub use wait::{Suspend, Waiter, Wakeup};
 
 use std::io;
 

@@ -251,6 +251,7 @@ pub const OPERATIONS: &[Description] = {
 
 impl Kind {
     /// This kind's row of [`OPERATIONS`].
+    #[inline]
     pub fn describe(self) -> &'static Description {
         &OPERATIONS[self as usize]
     }
@@ -258,6 +259,7 @@ impl Kind {
 
 impl Request {
     /// Which operation this is.
+    #[inline]
     pub fn kind(&self) -> Kind {
         match self {
             Request::Nop => Kind::Nop,
@@ -279,6 +281,7 @@ impl Request {
     }
 
     /// The descriptor that it works on, if any.
+    #[inline]
     pub fn handle(&self) -> Option<Handle> {
         match *self {
             Request::Nop | Request::Timer | Request::External | Request::Socket { .. } => None,
@@ -300,6 +303,7 @@ impl Request {
     ///
     /// A [`Poll`](Request::Poll) waits for the directions that its events name; one that names writing only waits
     /// for [`Direction::Write`], any other for [`Direction::Read`] (errors and hang-ups end both).
+    #[inline]
     pub fn direction(&self) -> Option<Direction> {
         match (self.kind().describe().elsewhere, self) {
             (Elsewhere::Ready(direction), _) => Some(direction),

@@ -112,7 +112,8 @@ pub(crate) struct Slots {
     chunks: Vec<Box<[Slot; CHUNK]>>,
     /// Beside each chunk, once one of its slots has a payload: frames that wait in place have none.
     rooms: Vec<Option<Box<[Room; CHUNK]>>>,
-    free: Vec<u32>,
+    /// The names that free slots will have.
+    free: Vec<OpId>,
     spare_blocks: Vec<NonNull<u8>>,
     live: usize,
 }
@@ -153,26 +154,23 @@ impl Slots {
         if self.free.is_empty() {
             self.grow();
         }
-        let index = *self.free.last().expect("just grown");
-        OpId { index, generation: self.at(index).generation }
+        *self.free.last().expect("just grown")
     }
 
     /// Takes a free slot. The caller fills it in.
     #[inline]
     pub(crate) fn take(&mut self) -> OpId {
-        if self.free.is_empty() {
-            self.grow();
-        }
-        let index = self.free.pop().expect("just grown");
+        let id = self.next();
+        self.free.pop();
         self.live += 1;
-        let slot = self.at(index);
-        debug_assert_eq!(slot.phase, Phase::Free);
+        let slot = self.at(id.index);
+        debug_assert!(slot.phase == Phase::Free && slot.generation == id.generation);
         slot.phase = Phase::Starting;
         slot.flags = Flags::default();
         slot.request = Request::Nop;
         slot.word = 0;
         slot.progress = 0;
-        OpId { index, generation: slot.generation }
+        id
     }
 
     /// Frees a slot, whose sink has been taken out.
@@ -185,10 +183,10 @@ impl Slots {
         // After 2^32 uses of one slot a generation comes round; an id kept for that long may name a stranger's
         // operation. Retiring the slot instead costs 200 bytes every four billion operations.
         slot.generation = slot.generation.wrapping_add(1);
-        let retired = slot.generation == 0;
+        let next = OpId { index: id.index, generation: slot.generation };
         self.live -= 1;
-        if !retired {
-            self.free.push(id.index);
+        if next.generation != 0 {
+            self.free.push(next);
         }
     }
 
@@ -201,7 +199,7 @@ impl Slots {
         self.chunks.push(chunk.try_into().unwrap_or_else(|_| unreachable!("a chunk has CHUNK slots")));
         self.rooms.push(None);
         // Lowest first, so that a loop with few operations stays within few cache lines.
-        self.free.extend((first..first + CHUNK as u32).rev());
+        self.free.extend((first..first + CHUNK as u32).rev().map(|index| OpId { index, generation: 0 }));
     }
 
     /// Puts an operation and its callback to the place that they keep until completion, and returns that place.
@@ -261,11 +259,11 @@ impl Slots {
         found
     }
 
-    /// Makes the next use of the slot of `id` the last before its generation comes round.
-    pub(crate) fn age(&mut self, index: u32, generation: u32) {
-        let slot = self.at(index);
-        assert_eq!(slot.phase, Phase::Free, "only a free slot can be aged");
-        slot.generation = generation;
+    /// Makes the next use of a slot one of a later generation.
+    pub(crate) fn age_next(&mut self, generation: u32) {
+        let OpId { index, .. } = self.next();
+        self.at(index).generation = generation;
+        self.free.last_mut().expect("just seen").generation = generation;
     }
 }
 

@@ -133,6 +133,7 @@ impl<'s> From<BorrowedFd<'s>> for Target<'s> {
 
 impl Target<'_> {
     /// The descriptor to work on, or the `errno` that says why there is none.
+    #[inline]
     pub(crate) fn handle(&self) -> Result<Handle, i32> {
         let socket = match self {
             Target::Borrowed(socket) => socket,

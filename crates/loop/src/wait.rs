@@ -22,8 +22,8 @@ use crate::operation::OpId;
 /// `suspend` returns to the same frame on the same thread, or never. `current` returns a wake-up that stays valid
 /// until the task has returned from the wait for which it was asked.
 pub unsafe trait Suspend: Sync {
-    /// The task that runs on this thread right now, as something to wake; `None` outside tasks.
-    fn current(&self) -> Option<Wakeup>;
+    /// Who is about to wait.
+    fn current(&self) -> Waiter;
     /// Lets others run until the current task is woken. May return early.
     fn suspend(&self);
     /// Whether the current task, or outside tasks this thread, should give up waiting: cancelled (or past a deadline)
@@ -31,6 +31,15 @@ pub unsafe trait Suspend: Sync {
     fn is_canceled(&self) -> bool;
     /// An operation of the current task completed without waiting: a chance to let others run all the same.
     fn completed_inline(&self);
+}
+
+/// Who waits: a task, or the thread itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    /// The task that runs on this thread right now, as something to wake; `None` outside tasks.
+    pub task: Option<Wakeup>,
+    /// What [`Suspend::is_canceled`] says.
+    pub canceled: bool,
 }
 
 /// Wakes one task, on its own thread.
@@ -98,27 +107,29 @@ fn wait_on(loop_: &Loop, options: Options, start: impl FnOnce(&Begin<'_>) -> Sta
         return Outcome { result: Outcome::FORKED, progress: 0 };
     }
     let hook = current::hook();
-    let task = hook.and_then(|hook| Some((hook, hook.current()?)));
+    let waiter = hook.map_or(Waiter { task: None, canceled: false }, Suspend::current);
     if loop_.is_ticking() {
         // Inside a callback of the loop that would have to be driven.
         return Outcome::error(libc::EDEADLK);
     }
-    if hook.is_some_and(Suspend::is_canceled) {
+    if waiter.canceled {
         // A task that ignores its errors must not keep the others from running.
-        if let Some((hook, _)) = task {
+        if let (Some(hook), Some(_)) = (hook, waiter.task) {
             hook.completed_inline();
         }
         return Outcome::error(libc::ECANCELED);
     }
-    let waiting = Waiting::new(task.map(|(_, wakeup)| wakeup));
-    match (begin(loop_, options, &waiting, start), task) {
-        (Ok(id), Some((hook, _))) => suspend(loop_, hook, &waiting, id),
-        (Ok(id), None) => drive(loop_, hook, &waiting, id),
-        (Err(outcome), Some((hook, _))) => {
+    let waiting = Waiting::new(waiter.task);
+    let begun = begin(loop_, options, &waiting, start);
+    let Some(hook) = hook.filter(|_| waiter.task.is_some()) else {
+        return begun.map_or_else(|outcome| outcome, |id| drive(loop_, hook, &waiting, id));
+    };
+    match begun {
+        Ok(id) => suspend(loop_, hook, &waiting, id),
+        Err(outcome) => {
             hook.completed_inline();
             outcome
         }
-        (Err(outcome), None) => outcome,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::ptr::{self, NonNull};
 
-use towpath_loop::{Instant, Suspend, Wakeup};
+use towpath_loop::{Instant, Suspend, Waiter, Wakeup};
 
 use crate::cancel;
 use crate::cells::Cells;
@@ -208,9 +208,15 @@ static HOOK: Hook = Hook;
 // started tasks do not move. The wake-up is the task's header, which lives while the task waits.
 unsafe impl Suspend for Hook {
     #[inline]
-    fn current(&self) -> Option<Wakeup> {
+    fn current(&self) -> Waiter {
         // SAFETY: the loop uses it while the task waits in a frame of its own.
-        unsafe { running() }.map(|task| Wakeup { data: ptr::from_ref(task).cast(), wake: wake_here })
+        match unsafe { running() } {
+            Some(task) => Waiter {
+                task: Some(Wakeup { data: ptr::from_ref(task).cast(), wake: wake_here }),
+                canceled: cancel::is_canceled(task),
+            },
+            None => Waiter { task: None, canceled: thread_is_canceled() },
+        }
     }
 
     #[inline]
@@ -224,25 +230,27 @@ unsafe impl Suspend for Hook {
     #[inline]
     fn is_canceled(&self) -> bool {
         // SAFETY: not used beyond this.
-        match unsafe { running() } {
-            Some(task) => cancel::is_canceled(task),
-            // SAFETY: what TASK names is alive.
-            None => match unsafe { TASK.get().as_ref() } {
-                // A thread that was spawned as a task's stand-in.
-                Some(task) => {
-                    task.waits_for_its_loop();
-                    cancel::is_canceled(task)
-                }
-                None => THREAD
-                    .try_with(|thread| thread.get().is_some_and(|t| cancel::is_canceled(t)))
-                    .unwrap_or(false),
-            },
-        }
+        unsafe { running() }.map_or_else(thread_is_canceled, cancel::is_canceled)
     }
 
     #[inline]
     fn completed_inline(&self) {
         with_worker(Worker::charge);
+    }
+}
+
+/// Whether this thread, which runs no task with a stack, should give up waiting.
+fn thread_is_canceled() -> bool {
+    // SAFETY: what TASK names is alive.
+    match unsafe { TASK.get().as_ref() } {
+        // A thread that was spawned as a task's stand-in.
+        Some(task) => {
+            task.waits_for_its_loop();
+            cancel::is_canceled(task)
+        }
+        None => {
+            THREAD.try_with(|thread| thread.get().is_some_and(|t| cancel::is_canceled(t))).unwrap_or(false)
+        }
     }
 }
 

@@ -173,8 +173,8 @@ pub struct Readiness<P: Poller> {
     rested: Vec<u64>,
     /// What the poller reports into; kept for its memory.
     events: Vec<Event>,
-    /// The operation that is submitted next has been tried just now.
-    tried: bool,
+    /// Where the operation that is submitted next has to wait, as was just found out, and whether it was tried.
+    has_to_wait: Option<(Waits, bool)>,
     syscalls: u64,
 }
 
@@ -192,33 +192,18 @@ impl<P: Poller> Readiness<P> {
             rest_until: 0,
             rested: Vec::new(),
             events: Vec::new(),
-            tried: false,
+            has_to_wait: None,
             syscalls: 0,
         }
-    }
-
-    /// Tries an operation that may have to wait.
-    ///
-    /// # Safety
-    /// As for [`Backend::submit`].
-    unsafe fn begin(&mut self, id: OpId, request: &Request, handle: Handle) -> Submitted {
-        let mut tried = std::mem::take(&mut self.tried);
-        if !tried {
-            // SAFETY: passed on from this function's own contract.
-            if let Some(result) = unsafe { self.begin_at_once(request, handle) } {
-                return Submitted::Done(result);
-            }
-            tried = std::mem::take(&mut self.tried);
-        }
-        self.enqueue(id, request, handle, Waits::of(request), tried)
     }
 
     /// Tries an operation that may have to wait, unless it is not its turn. Remembers whether it did, if it has to wait.
     ///
     /// # Safety
     /// As for [`Backend::attempt`].
-    unsafe fn begin_at_once(&mut self, request: &Request, handle: Handle) -> Option<i32> {
-        if self.must_queue(Waits::of(request), request, handle) {
+    unsafe fn begin(&mut self, request: &Request, handle: Handle, waits: Waits) -> Option<i32> {
+        if self.must_queue(waits, request, handle) {
+            self.has_to_wait = Some((waits, false));
             return None;
         }
         // SAFETY: passed on from this function's own contract.
@@ -230,7 +215,9 @@ impl<P: Poller> Readiness<P> {
             (None, Some(fd)) => self.learn_empty(fd, request),
             (None, None) => {}
         }
-        self.tried = result.is_none();
+        if result.is_none() {
+            self.has_to_wait = Some((waits, true));
+        }
         result
     }
 
@@ -579,9 +566,15 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
         if let Request::Poll { handle, events } = *request {
             return self.begin_poll(id, request, handle, events);
         }
-        if let (Some(_), Some(handle)) = (request.direction(), request.handle()) {
-            // SAFETY: passed on from this function's own contract.
-            return unsafe { self.begin(id, request, handle) };
+        if let (Some(waits), Some(handle)) = (Waits::of(request), request.handle()) {
+            if self.has_to_wait.is_none() {
+                // SAFETY: passed on from this function's own contract.
+                if let Some(result) = unsafe { self.begin(request, handle, waits) } {
+                    return Submitted::Done(result);
+                }
+            }
+            let (waits, tried) = self.has_to_wait.take().expect("just found out");
+            return self.enqueue(id, request, handle, waits, tried);
         }
         if let Request::Close { handle } = *request {
             self.forget(handle);
@@ -592,11 +585,11 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
     }
 
     unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
-        request.direction()?;
+        let waits = Waits::of(request)?;
         match *request {
             Request::Poll { .. } => None,
             // SAFETY: passed on from this function's own contract.
-            _ => unsafe { self.begin_at_once(request, request.handle()?) },
+            _ => unsafe { self.begin(request, request.handle()?, waits) },
         }
     }
 
@@ -604,7 +597,7 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
         let fd = request.handle().and_then(number);
         // Whoever is late finds the slot empty or another's: the operation has completed already.
         let Some(fd) = fd.filter(|_| self.nodes.holds(word, id)) else { return };
-        let waits = Waits::of(request);
+        let waits = Waits::of(request).expect("it waits");
         let was_head = self.records[fd].head(waits) == Some(word);
         self.nodes.remove(&mut self.records[fd], word);
         self.finished.push((id, -libc::ECANCELED));

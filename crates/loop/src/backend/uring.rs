@@ -51,7 +51,7 @@ use std::time::Duration;
 use io_uring::{cqueue, opcode, squeue};
 
 use self::bell::Bell;
-use self::lanes::Lanes;
+use self::lanes::{LaneId, Lanes};
 use self::queue::Queue;
 use self::ring::Ring;
 use self::waker::Waker;
@@ -107,6 +107,7 @@ struct Slot {
     request: Request,
     generation: u32,
     stage: Stage,
+    lane: LaneId,
     /// The number of its entry in the queue.
     entry: u64,
     /// Its end was asked for: it is not to be tried again.
@@ -260,7 +261,10 @@ impl Uring {
                         Ok(result) => {
                             done.push(id, result);
                             lanes.note(&slot.request, result);
-                            advance(id, slots, lanes, ways, backlog, done, syscalls);
+                            let next = lanes.leave(id, slot.lane);
+                            if let Some(next) = next {
+                                advance(next, slots, lanes, ways, backlog, done, syscalls);
+                            }
                         }
                         Err(entry) => slot.entry = backlog.push(entry.user_data(name)),
                     }
@@ -273,7 +277,14 @@ impl Uring {
 
 impl Slot {
     fn free() -> Slot {
-        Slot { request: Request::Nop, generation: 0, stage: Stage::Free, entry: 0, cancelled: false }
+        Slot {
+            request: Request::Nop,
+            generation: 0,
+            stage: Stage::Free,
+            lane: LaneId::NONE,
+            entry: 0,
+            cancelled: false,
+        }
     }
 
     /// Begins the operation: its result, or the entry that carries it out.
@@ -358,9 +369,9 @@ impl Slot {
     }
 }
 
-/// An operation is over: begins the one that waited for it, and if that is over at once, the one behind it.
+/// It is an operation's turn: begins it, and if it is over at once, the one behind it.
 fn advance(
-    mut over: OpId,
+    mut id: OpId,
     slots: &mut [Slot],
     lanes: &mut Lanes,
     ways: &[Support],
@@ -369,20 +380,17 @@ fn advance(
     syscalls: &mut u64,
 ) {
     loop {
-        let request = slots[over.index as usize].request;
-        let Some(id) = lanes.leave(over, &request) else { return };
         let slot = &mut slots[id.index as usize];
         // SAFETY: the operation has not completed, so its submitter's promise holds.
         match unsafe { slot.begin(ways, syscalls) } {
-            Ok(result) => {
-                done.push(id, result);
-                over = id;
-            }
+            Ok(result) => done.push(id, result),
             Err(entry) => {
                 slot.entry = backlog.push(entry.user_data(id.to_bits()));
                 return;
             }
         }
+        let Some(next) = lanes.leave(id, slot.lane) else { return };
+        id = next;
     }
 }
 
@@ -423,19 +431,26 @@ unsafe impl Backend for Uring {
         }
         let slot = &mut self.slots[index];
         debug_assert!(slot.stage == Stage::Free, "{id:?} meets an operation in flight");
-        *slot = Slot { request: *request, generation: id.generation, stage: Stage::Waiting, ..Slot::free() };
-        if !self.lanes.enter(id, request) {
+        let lane = lanes::lane_of(request);
+        *slot = Slot {
+            request: *request,
+            generation: id.generation,
+            stage: Stage::Waiting,
+            lane,
+            ..Slot::free()
+        };
+        if !self.lanes.enter(id, lane, request) {
             return Submitted::Pending(0);
         }
         // SAFETY: passed on from this function's own contract.
-        match unsafe { self.slots[index].begin(&self.ways, &mut self.syscalls) } {
+        match unsafe { slot.begin(&self.ways, &mut self.syscalls) } {
             Ok(result) => {
                 // Nobody can have queued behind it yet.
-                self.lanes.leave(id, request);
+                self.lanes.leave(id, lane);
                 Submitted::Done(result)
             }
             Err(entry) => {
-                self.slots[index].entry = self.backlog.push(entry.user_data(id.to_bits()));
+                slot.entry = self.backlog.push(entry.user_data(id.to_bits()));
                 Submitted::Pending(0)
             }
         }
@@ -453,7 +468,7 @@ unsafe impl Backend for Uring {
         result
     }
 
-    fn cancel(&mut self, id: OpId, _word: u32, request: &Request) {
+    fn cancel(&mut self, id: OpId, _word: u32, _request: &Request) {
         let slot = &mut self.slots[id.index as usize];
         debug_assert!(
             slot.generation == id.generation && slot.stage != Stage::Free,
@@ -462,7 +477,7 @@ unsafe impl Backend for Uring {
         slot.cancelled = true;
         if slot.stage == Stage::Waiting {
             slot.stage = Stage::Free;
-            self.lanes.give_up(id, request);
+            self.lanes.give_up(id, slot.lane);
             self.unbegun.push(id);
             return;
         }
@@ -480,7 +495,9 @@ unsafe impl Backend for Uring {
         while let Some(id) = self.unbegun.pop() {
             done.push(id, -libc::ECANCELED);
             let Uring { slots, lanes, ways, backlog, syscalls, .. } = self;
-            advance(id, slots, lanes, ways, backlog, done, syscalls);
+            if let Some(next) = lanes.leave(id, slots[id.index as usize].lane) {
+                advance(next, slots, lanes, ways, backlog, done, syscalls);
+            }
         }
         loop {
             self.refill();

@@ -7,11 +7,13 @@ use super::{ERR, HUP, IN, NVAL, OUT, PRI, RDHUP};
 use crate::operation::{Request, TRANSFER_MAX};
 
 /// Whether it reads ordinary data, with nothing special asked for.
+#[inline]
 pub(super) fn plain_receive(request: &Request) -> bool {
     matches!(request, Request::Recv { flags: 0, .. } | Request::RecvMsg { flags: 0, .. })
 }
 
 /// Whether it reads urgent data.
+#[inline]
 pub(super) fn reads_urgent(request: &Request) -> bool {
     match request {
         Request::Recv { flags, .. } | Request::RecvMsg { flags, .. } => flags & libc::MSG_OOB != 0,
@@ -23,6 +25,7 @@ pub(super) fn reads_urgent(request: &Request) -> bool {
 ///
 /// # Safety
 /// What `request` points to is valid.
+#[inline]
 pub(super) unsafe fn short_receive(request: &Request, result: i32) -> bool {
     let Ok(got @ 1..) = usize::try_from(result) else { return false };
     match *request {
@@ -45,10 +48,18 @@ pub(super) unsafe fn short_receive(request: &Request, result: i32) -> bool {
 }
 
 /// Whether the descriptor is a TCP socket. Asks the kernel once for each bearer of the number.
+#[inline]
 pub(super) fn is_tcp(record: &mut Record, request: &Request, syscalls: &mut u64) -> bool {
     if !record.has(Record::ASKED) {
-        record.set(Record::ASKED);
-        let Some(handle) = request.handle() else { return false };
+        ask(record, request, syscalls);
+    }
+    record.has(Record::TCP)
+}
+
+#[cold]
+fn ask(record: &mut Record, request: &Request, syscalls: &mut u64) {
+    record.set(Record::ASKED);
+    if let Some(handle) = request.handle() {
         let mut protocol: libc::c_int = 0;
         let mut len = size_of::<libc::c_int>() as libc::socklen_t;
         *syscalls += 1;
@@ -61,7 +72,6 @@ pub(super) fn is_tcp(record: &mut Record, request: &Request, syscalls: &mut u64)
             record.set(Record::TCP);
         }
     }
-    record.has(Record::TCP)
 }
 
 /// What `poll(2)` says at this moment: the bits that hold, zero for none, or a negated `errno`.

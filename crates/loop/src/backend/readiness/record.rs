@@ -27,17 +27,19 @@ pub(super) enum Waits {
 pub(super) const LISTS: [Waits; 3] = [Waits::Read, Waits::Write, Waits::Loose];
 
 impl Waits {
-    pub(super) fn of(request: &Request) -> Waits {
+    /// Where a request waits; `None` if it never does.
+    #[inline]
+    pub(super) fn of(request: &Request) -> Option<Waits> {
         const APART: i32 = libc::MSG_OOB | libc::MSG_ERRQUEUE;
         match request {
-            Request::Poll { .. } => Waits::Loose,
-            Request::Recv { flags, .. } | Request::RecvMsg { flags, .. } if flags & APART != 0 => {
-                Waits::Loose
+            Request::Poll { .. } => Some(Waits::Loose),
+            Request::Recv { flags, .. } | Request::RecvMsg { flags, .. } => {
+                Some(if flags & APART != 0 { Waits::Loose } else { Waits::Read })
             }
-            _ => match request.direction() {
-                Some(Direction::Write) => Waits::Write,
-                _ => Waits::Read,
-            },
+            _ => request.direction().map(|direction| match direction {
+                Direction::Read => Waits::Read,
+                Direction::Write => Waits::Write,
+            }),
         }
     }
 }
@@ -86,25 +88,30 @@ impl Record {
     /// Its queues are not tried before the rest is over.
     pub(super) const RESTING: u16 = 64;
 
+    #[inline]
     pub(super) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
+    #[inline]
     pub(super) fn set(&mut self, flag: u16) {
         self.flags |= flag;
     }
 
+    #[inline]
     pub(super) fn clear(&mut self, flag: u16) {
         self.flags &= !flag;
     }
 
     /// Whether reading ordinary data is known to be in vain until the next event.
+    #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.flags & (Record::DRAINED | Record::TROUBLED | Record::ANNOUNCED)
             == Record::DRAINED | Record::ANNOUNCED
     }
 
     /// What the poller hands back with an event. Never `u64::MAX`: a descriptor's number has 31 bits.
+    #[inline]
     pub(super) fn key(&self, fd: usize) -> u64 {
         u64::from(self.generation) << 32 | fd as u64
     }
@@ -116,15 +123,18 @@ impl Record {
         self.armed = 0;
     }
 
+    #[inline]
     pub(super) fn head(&self, waits: Waits) -> Option<u32> {
         Some(self.lists[waits as usize].head).filter(|head| *head != NONE)
     }
 
+    #[inline]
     pub(super) fn is_empty(&self, waits: Waits) -> bool {
         self.lists[waits as usize].head == NONE
     }
 
     /// Whether nothing waits for it.
+    #[inline]
     pub(super) fn is_idle(&self) -> bool {
         LISTS.iter().all(|waits| self.is_empty(*waits))
     }
@@ -136,6 +146,7 @@ struct Node {
     request: Option<Request>,
     next: u32,
     previous: u32,
+    waits: Waits,
     tried: bool,
 }
 
@@ -154,6 +165,7 @@ impl Default for Nodes {
 
 impl Nodes {
     /// Puts an operation at the end of a list, and says where it is.
+    #[inline]
     pub(super) fn push(
         &mut self,
         record: &mut Record,
@@ -163,7 +175,7 @@ impl Nodes {
         tried: bool,
     ) -> u32 {
         let list = &mut record.lists[waits as usize];
-        let node = Node { id, request: Some(*request), next: NONE, previous: list.tail, tried };
+        let node = Node { id, request: Some(*request), next: NONE, previous: list.tail, waits, tried };
         let word = if self.free == NONE {
             self.slots.push(node);
             u32::try_from(self.slots.len() - 1).expect("fewer operations than an OpId can name")
@@ -183,14 +195,16 @@ impl Nodes {
     }
 
     /// Takes an operation out of its list, wherever in it it stands. `record` is its descriptor's.
+    #[inline]
     pub(super) fn remove(&mut self, record: &mut Record, word: u32) -> OpId {
         let node = &mut self.slots[word as usize];
-        let request = node.request.take().expect("a node is removed once");
-        let (id, next, previous) = (node.id, node.next, node.previous);
+        debug_assert!(node.request.is_some(), "a node is removed once");
+        node.request = None;
+        let Node { id, next, previous, waits, .. } = *node;
         node.next = self.free;
         self.free = word;
         self.live -= 1;
-        let list = &mut record.lists[Waits::of(&request) as usize];
+        let list = &mut record.lists[waits as usize];
         match previous {
             NONE => list.head = next,
             previous => self.slots[previous as usize].next = next,
@@ -203,15 +217,18 @@ impl Nodes {
     }
 
     /// Whether this operation waits there.
+    #[inline]
     pub(super) fn holds(&self, word: u32, id: OpId) -> bool {
         self.slots.get(word as usize).is_some_and(|node| node.id == id && node.request.is_some())
     }
 
+    #[inline]
     pub(super) fn after(&self, word: u32) -> Option<u32> {
         Some(self.slots[word as usize].next).filter(|next| *next != NONE)
     }
 
     /// What is asked for, and whether it has been tried before.
+    #[inline]
     pub(super) fn request(&self, word: u32) -> (Request, bool) {
         let node = &self.slots[word as usize];
         (node.request.expect("a node in a list is in use"), node.tried)

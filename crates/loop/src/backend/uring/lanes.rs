@@ -13,6 +13,30 @@ const STREAM: u8 = 32;
 /// No operation.
 const NONE: u32 = u32::MAX;
 
+/// Which lane an operation keeps to: found once, when it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LaneId(u32);
+
+impl LaneId {
+    /// Of what may overtake and be overtaken.
+    pub(super) const NONE: LaneId = LaneId(NONE);
+
+    fn new(handle: Handle, direction: Direction) -> LaneId {
+        match handle.fd {
+            0.. if handle.identity != 0 => LaneId((handle.fd as u32) << 1 | direction as u32),
+            _ => LaneId::NONE,
+        }
+    }
+
+    fn number(self) -> usize {
+        self.0 as usize >> 1
+    }
+
+    fn direction(self) -> usize {
+        self.0 as usize & 1
+    }
+}
+
 /// An operation's place in the queue of its lane.
 #[derive(Clone, Copy)]
 struct Link {
@@ -54,45 +78,55 @@ pub(super) struct Lanes {
 }
 
 /// The lane that a request must keep to, if any.
-fn lane_of(request: &Request) -> Option<(Handle, usize)> {
+#[inline]
+pub(super) fn lane_of(request: &Request) -> LaneId {
     /// These look elsewhere than at the head of the stream, or do not take what they see.
     const BESIDE: i32 = libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_PEEK;
-    let (handle, direction) = match *request {
+    match *request {
         Request::Recv { handle, flags, .. } | Request::RecvMsg { handle, flags, .. }
             if flags & BESIDE == 0 =>
         {
-            (handle, Direction::Read)
+            LaneId::new(handle, Direction::Read)
         }
         Request::Send { handle, flags, .. } | Request::SendMsg { handle, flags, .. }
             if flags & BESIDE == 0 =>
         {
-            (handle, Direction::Write)
+            LaneId::new(handle, Direction::Write)
         }
         // What was to be sent before it is sent before it.
-        Request::Shutdown { handle, how } if how != libc::SHUT_RD => (handle, Direction::Write),
-        _ => return None,
-    };
-    (handle.identity != 0 && handle.fd >= 0).then_some((handle, direction as usize))
+        Request::Shutdown { handle, how } if how != libc::SHUT_RD => LaneId::new(handle, Direction::Write),
+        _ => LaneId::NONE,
+    }
 }
 
 impl Lanes {
     /// Whether it is an operation's turn at once. If not it is queued.
-    pub(super) fn enter(&mut self, id: OpId, request: &Request) -> bool {
-        let Some((handle, direction)) = lane_of(request) else { return true };
-        let number = handle.fd as usize;
+    #[inline]
+    pub(super) fn enter(&mut self, id: OpId, lane: LaneId, request: &Request) -> bool {
+        if lane == LaneId::NONE {
+            return true;
+        }
+        let identity = request.handle().map_or(0, |handle| handle.identity);
+        let number = lane.number();
         if number >= self.pairs.len() {
             self.pairs.resize(number + 1, Pair::new(0));
         }
         let pair = &mut self.pairs[number];
-        if pair.identity != handle.identity && pair.lanes.iter().all(|lane| lane.first == NONE) {
+        if pair.identity != identity && pair.lanes.iter().all(|lane| lane.first == NONE) {
             // Another object has the number now. What is left of the old one's is over without being missed.
-            *pair = Pair::new(handle.identity);
+            *pair = Pair::new(identity);
         }
-        let lane = &mut pair.lanes[direction];
-        if lane.busy.is_none() {
-            lane.busy = Some(id);
+        let turn = &mut pair.lanes[lane.direction()];
+        if turn.busy.is_none() {
+            turn.busy = Some(id);
             return true;
         }
+        self.queue(id, lane);
+        false
+    }
+
+    fn queue(&mut self, id: OpId, lane: LaneId) {
+        let lane = &mut self.pairs[lane.number()].lanes[lane.direction()];
         let index = id.index as usize;
         if index >= self.links.len() {
             self.links.resize(index + 1, Link { generation: 0, next: NONE, previous: NONE });
@@ -103,29 +137,31 @@ impl Lanes {
             last => self.links[last as usize].next = id.index,
         }
         lane.last = id.index;
-        false
     }
 
     /// An operation whose turn it was is over: whose turn it is now.
-    pub(super) fn leave(&mut self, id: OpId, request: &Request) -> Option<OpId> {
-        let (handle, direction) = lane_of(request)?;
-        let lane = &mut self.pairs.get_mut(handle.fd as usize)?.lanes[direction];
-        if lane.busy != Some(id) {
+    #[inline]
+    pub(super) fn leave(&mut self, id: OpId, lane: LaneId) -> Option<OpId> {
+        if lane == LaneId::NONE {
             return None;
         }
-        lane.busy = None;
-        if lane.first == NONE {
+        let turn = &mut self.pairs[lane.number()].lanes[lane.direction()];
+        if turn.busy != Some(id) {
             return None;
         }
-        let index = lane.first;
+        turn.busy = None;
+        if turn.first == NONE {
+            return None;
+        }
+        let index = turn.first;
         let Link { generation, next, .. } = self.links[index as usize];
-        lane.first = next;
+        turn.first = next;
         match next {
-            NONE => lane.last = NONE,
+            NONE => turn.last = NONE,
             next => self.links[next as usize].previous = NONE,
         }
-        lane.busy = Some(OpId { index, generation });
-        lane.busy
+        turn.busy = Some(OpId { index, generation });
+        turn.busy
     }
 
     /// Takes note of how a plain receive ended.
@@ -152,9 +188,8 @@ impl Lanes {
     }
 
     /// Takes an operation that waits for its turn out of the queue.
-    pub(super) fn give_up(&mut self, id: OpId, request: &Request) {
-        let (handle, direction) = lane_of(request).expect("what waits in a lane has one");
-        let lane = &mut self.pairs[handle.fd as usize].lanes[direction];
+    pub(super) fn give_up(&mut self, id: OpId, lane: LaneId) {
+        let lane = &mut self.pairs[lane.number()].lanes[lane.direction()];
         let Link { next, previous, .. } = self.links[id.index as usize];
         match previous {
             NONE => lane.first = next,
@@ -175,6 +210,10 @@ mod tests {
         Request::Send { handle: Handle { fd, identity }, buf: std::ptr::null(), len: 0, flags: 0 }
     }
 
+    fn enter(lanes: &mut Lanes, id: OpId, request: &Request) -> bool {
+        lanes.enter(id, lane_of(request), request)
+    }
+
     fn id(index: u32) -> OpId {
         OpId { index, generation: 7 }
     }
@@ -183,18 +222,18 @@ mod tests {
     fn turns_come_in_order_and_can_be_given_up() {
         let mut lanes = Lanes::default();
         let request = send(3, 1);
-        assert!(lanes.enter(id(0), &request));
+        assert!(enter(&mut lanes, id(0), &request));
         for index in 1..5 {
-            assert!(!lanes.enter(id(index), &request));
+            assert!(!enter(&mut lanes, id(index), &request));
         }
         for gone in [4, 2] {
-            lanes.give_up(id(gone), &request);
+            lanes.give_up(id(gone), lane_of(&request));
         }
-        assert_eq!(lanes.leave(id(3), &request), None, "not its turn");
-        assert_eq!(lanes.leave(id(0), &request), Some(id(1)));
-        lanes.give_up(id(3), &request);
-        assert_eq!(lanes.leave(id(1), &request), None);
-        assert!(lanes.enter(id(9), &request), "the lane is free again");
+        assert_eq!(lanes.leave(id(3), lane_of(&request)), None, "not its turn");
+        assert_eq!(lanes.leave(id(0), lane_of(&request)), Some(id(1)));
+        lanes.give_up(id(3), lane_of(&request));
+        assert_eq!(lanes.leave(id(1), lane_of(&request)), None);
+        assert!(enter(&mut lanes, id(9), &request), "the lane is free again");
     }
 
     #[test]
@@ -208,11 +247,11 @@ mod tests {
         };
         let (plain, peek) = (recv(1, 0), recv(1, libc::MSG_PEEK));
         assert!(!lanes.has_more(&plain), "nothing is known");
-        assert!(lanes.enter(id(0), &plain));
+        assert!(enter(&mut lanes, id(0), &plain));
         let fill = |lanes: &mut Lanes| (0..STREAM).for_each(|_| lanes.note(&plain, 8));
         fill(&mut lanes);
         assert!(!lanes.has_more(&plain), "it would overtake the one that is under way");
-        lanes.leave(id(0), &plain);
+        lanes.leave(id(0), lane_of(&plain));
         assert!(lanes.has_more(&plain) && !lanes.has_more(&peek) && !lanes.has_more(&send(3, 1)));
         assert!(
             !lanes.has_more(&recv(2, 0)) && !lanes.has_more(&recv(0, 0)),
@@ -232,10 +271,10 @@ mod tests {
     #[test]
     fn another_object_with_the_number_waits_for_nobody() {
         let mut lanes = Lanes::default();
-        assert!(lanes.enter(id(0), &send(3, 1)));
-        assert!(lanes.enter(id(1), &send(3, 2)));
-        assert_eq!(lanes.leave(id(0), &send(3, 1)), None);
-        assert!(!lanes.enter(id(2), &send(3, 2)), "still the second one's turn");
-        assert!(lanes.enter(id(3), &send(4, 0)) && lanes.enter(id(4), &send(4, 0)), "foreign");
+        assert!(enter(&mut lanes, id(0), &send(3, 1)));
+        assert!(enter(&mut lanes, id(1), &send(3, 2)));
+        assert_eq!(lanes.leave(id(0), lane_of(&send(3, 1))), None);
+        assert!(!enter(&mut lanes, id(2), &send(3, 2)), "still the second one's turn");
+        assert!(enter(&mut lanes, id(3), &send(4, 0)) && enter(&mut lanes, id(4), &send(4, 0)), "foreign");
     }
 }

@@ -19,17 +19,20 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Queues an entry and returns its number.
+    #[inline]
     pub(super) fn push(&mut self, entry: squeue::Entry) -> u64 {
         self.entries.push_back(entry);
         self.left + self.entries.len() as u64 - 1
     }
 
     /// The oldest entry.
+    #[inline]
     pub(super) fn first(&self) -> Option<&squeue::Entry> {
         self.entries.front()
     }
 
     /// Takes the oldest entry out.
+    #[inline]
     pub(super) fn pop(&mut self) {
         if self.entries.pop_front().is_some() {
             self.left += 1;
@@ -48,6 +51,7 @@ impl Queue {
         }
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

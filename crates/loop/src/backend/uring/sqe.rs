@@ -12,6 +12,7 @@ const NEW_FD: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 ///
 /// # Safety
 /// What the request points to is valid and nobody else's; the entry may be submitted while it stays so.
+#[inline]
 pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
     match *request {
         Request::Nop | Request::Timer | Request::External | Request::Shutdown { .. } => {
