@@ -77,6 +77,10 @@ const WAKER: u64 = OpId::RESERVED;
 /// The name of every cancel. What they report is of no interest: the target's own completion says it all.
 const CANCEL: u64 = OpId::RESERVED + 1;
 
+/// So many transfers are tried after a wait that brought hardly anything. Few, for there may be many more to come, which
+/// are cheaper together.
+const TRIES: u8 = 8;
+
 /// The backend. The module's documentation tells how it works.
 pub(crate) struct Uring {
     ring: Ring,
@@ -86,6 +90,8 @@ pub(crate) struct Uring {
     slots: Vec<Slot>,
     /// Whose turn it is on each descriptor.
     lanes: Lanes,
+    /// How many more transfers may be tried before the next wait: see [`Backend::attempt`].
+    tries: u8,
     /// Cancelled before their turn came: the kernel never saw them. Reported by the next wait.
     unbegun: Vec<OpId>,
     /// How each kind of operation is carried out.
@@ -153,6 +159,7 @@ impl Uring {
             backlog: Queue::default(),
             slots: Vec::new(),
             lanes: Lanes::default(),
+            tries: 0,
             unbegun: Vec::new(),
             ways: made.ways,
             waker: Waker::new(made.multishot)?,
@@ -456,15 +463,23 @@ unsafe impl Backend for Uring {
         }
     }
 
-    /// For receives from streams that have more than was asked for: the ring would serve one receive of each in turn,
-    /// and by the time that it comes round again what is there has left the caches.
+    /// For transfers that gain nothing by the ring.
+    ///
+    /// Receives from streams that have more than was asked for: the ring would serve one receive of each in turn, and by
+    /// the time that it comes round again what is there has left the caches. And a few transfers after a wait that brought
+    /// at most one completion: with nobody to share it, an enter costs as much as the call, and a suspension besides.
     unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
-        if !self.lanes.has_more(request) {
+        let alone = self.tries > 0 && self.backlog.is_empty() && self.lanes.is_worth_a_try(request);
+        if !alone && !self.lanes.has_more(request) {
             return None;
         }
         // SAFETY: passed on from this function's own contract.
         let result = unsafe { attempt(request, false, &mut self.syscalls) };
         self.lanes.note(request, result.unwrap_or(0));
+        if alone {
+            self.tries -= 1;
+            self.lanes.note_try(request, result.is_some());
+        }
         result
     }
 
@@ -509,6 +524,7 @@ unsafe impl Backend for Uring {
                 break;
             }
         }
+        self.tries = if done.len() - before <= 1 { TRIES } else { 0 };
         if self.ring.due() {
             // The kernel does no more than some twenty pieces of deferred work unless asked for more. Those that are
             // ready now are all to be served before any of them again.

@@ -10,6 +10,10 @@ use crate::operation::{Direction, Handle, OpId, Request, TRANSFER_MAX};
 /// After so many receives in a row that filled their buffers it is a stream that has more than is asked for, rather than
 /// a message in several pieces.
 const STREAM: u8 = 32;
+/// So many bytes at most are sent by a call of their own: more than that may not find room.
+const SHORT: usize = 16 * 1024;
+/// After the n-th vain try in a row the next 2^n - 1 receives are left to the ring; n goes no further than this.
+const MISSES: u8 = 6;
 /// No operation.
 const NONE: u32 = u32::MAX;
 
@@ -61,11 +65,14 @@ struct Pair {
     lanes: [Lane; 2],
     /// How many receives in a row have filled their buffers.
     full: u8,
+    /// How many tries to receive were in vain in a row, and how many receives are not tried therefore.
+    misses: u8,
+    skips: u8,
 }
 
 impl Pair {
     fn new(identity: u64) -> Pair {
-        Pair { identity, lanes: [FREE; 2], full: 0 }
+        Pair { identity, lanes: [FREE; 2], full: 0, misses: 0, skips: 0 }
     }
 }
 
@@ -187,6 +194,39 @@ impl Lanes {
         })
     }
 
+    /// Whether a transfer may well be over at once, and would overtake nobody.
+    pub(super) fn is_worth_a_try(&mut self, request: &Request) -> bool {
+        let lane = match *request {
+            Request::Recv { flags: 0, .. } | Request::RecvMsg { flags: 0, .. } => lane_of(request),
+            Request::Send { flags: 0, len: 0..=SHORT, .. } | Request::SendMsg { flags: 0, .. } => {
+                lane_of(request)
+            }
+            _ => return false,
+        };
+        let identity = request.handle().map(|handle| handle.identity);
+        let Some(pair) = self.pairs.get_mut(lane.number()).filter(|pair| Some(pair.identity) == identity)
+        else {
+            return false;
+        };
+        if pair.lanes[lane.direction()].busy.is_some() {
+            return false;
+        }
+        let skipped = lane.direction() == Direction::Read as usize && pair.skips > 0;
+        pair.skips -= u8::from(skipped);
+        !skipped
+    }
+
+    /// Takes note of whether a try to receive brought anything.
+    pub(super) fn note_try(&mut self, request: &Request, brought: bool) {
+        let lane = lane_of(request);
+        if lane.direction() == Direction::Read as usize
+            && let Some(pair) = self.pairs.get_mut(lane.number())
+        {
+            pair.misses = if brought { 0 } else { (pair.misses + 1).min(MISSES) };
+            pair.skips = (1 << pair.misses) - 1;
+        }
+    }
+
     /// Takes an operation that waits for its turn out of the queue.
     pub(super) fn give_up(&mut self, id: OpId, lane: LaneId) {
         let lane = &mut self.pairs[lane.number()].lanes[lane.direction()];
@@ -266,6 +306,31 @@ mod tests {
             (1..STREAM).for_each(|_| lanes.note(&plain, 8));
             assert!(!lanes.has_more(&plain), "a message in pieces");
         }
+    }
+
+    #[test]
+    fn what_was_tried_in_vain_is_tried_less_and_less() {
+        let mut lanes = Lanes::default();
+        let recv = Request::Recv {
+            handle: Handle { fd: 3, identity: 1 },
+            buf: std::ptr::null_mut(),
+            len: 8,
+            flags: 0,
+        };
+        assert!(!lanes.is_worth_a_try(&recv), "nothing is known of it");
+        assert!(enter(&mut lanes, id(0), &recv));
+        assert!(!lanes.is_worth_a_try(&recv), "it would overtake the one that is under way");
+        assert!(lanes.is_worth_a_try(&send(3, 1)), "the other direction");
+        lanes.leave(id(0), lane_of(&recv));
+        for left_alone in [1, 3, 7, 15, 31, 63, 63] {
+            assert!(lanes.is_worth_a_try(&recv));
+            lanes.note_try(&recv, false);
+            assert!((0..left_alone).all(|_| !lanes.is_worth_a_try(&recv)));
+        }
+        assert!(lanes.is_worth_a_try(&recv));
+        lanes.note_try(&recv, true);
+        assert!(lanes.is_worth_a_try(&recv));
+        assert!(!lanes.is_worth_a_try(&send(3, 2)) && !lanes.is_worth_a_try(&send(3, 0)));
     }
 
     #[test]
