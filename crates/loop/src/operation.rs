@@ -230,14 +230,14 @@ pub const OPERATIONS: &[Description] = {
         ),
         row(
             Kind::RecvMsg,
-            "recv_vectored, recv_from",
+            "recv_vectored, recv_from, recv_msg",
             code(op::RecvMsg::CODE, "IORING_OP_RECVMSG", "5.3"),
             "recvmsg",
             Ready(Direction::Read),
         ),
         row(
             Kind::SendMsg,
-            "send_vectored, send_to",
+            "send_vectored, send_to, send_msg",
             code(op::SendMsg::CODE, "IORING_OP_SENDMSG", "5.3"),
             "sendmsg",
             Ready(Direction::Write),

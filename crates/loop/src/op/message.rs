@@ -12,16 +12,16 @@ use crate::operation::Request;
 use crate::socket::Target;
 
 /// The most buffers that one call takes on Linux (`IOV_MAX`). More are no error: the transfer is partial.
-const VECTORS_MAX: usize = 1024;
+pub(super) const VECTORS_MAX: usize = 1024;
 
 /// A message header and one vector, at the place that a kernel reads them from.
-struct Header {
+pub(super) struct Header {
     message: MaybeUninit<libc::msghdr>,
     vector: libc::iovec,
 }
 
 impl Header {
-    const fn new() -> Header {
+    pub(super) const fn new() -> Header {
         Header {
             message: MaybeUninit::zeroed(),
             vector: libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 },
@@ -29,13 +29,12 @@ impl Header {
     }
 
     /// A message of these vectors, to or from this address, if any.
-    fn fill(
+    pub(super) fn fill(
         &mut self,
         vectors: (*mut libc::iovec, usize),
         addr: Option<(*mut SockAddr, libc::socklen_t)>,
     ) -> *mut libc::msghdr {
-        // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and lengths of zero.
-        let message = unsafe { self.message.assume_init_mut() };
+        let message = self.message_mut();
         message.msg_iov = vectors.0;
         message.msg_iovlen = vectors.1 as _;
         if let Some((addr, len)) = addr {
@@ -58,12 +57,61 @@ impl Header {
         self.fill((vector, 1), Some(addr))
     }
 
-    fn name_len(&self) -> libc::socklen_t {
+    fn message_mut(&mut self) -> &mut libc::msghdr {
+        // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and lengths of zero. Filled in at most.
+        unsafe { self.message.assume_init_mut() }
+    }
+
+    /// Where control messages are, or are to be written.
+    pub(super) fn set_control(&mut self, (room, len): (*mut u8, usize)) {
+        let message = self.message_mut();
+        message.msg_control = if len == 0 { ptr::null_mut() } else { room.cast() };
+        message.msg_controllen = len as _;
+    }
+
+    /// Writes control messages (level, kind, data) into room that was set and is large enough for them.
+    pub(super) fn write_control<'a>(&mut self, all: impl Iterator<Item = (i32, i32, &'a [u8])>) {
+        let message = ptr::from_mut(self.message_mut());
+        // SAFETY: the room is valid, aligned and zeroed; these stay within it, or return null where it ends.
+        let mut at = unsafe { libc::CMSG_FIRSTHDR(message) };
+        for (level, kind, data) in all {
+            assert!(!at.is_null(), "room for all was made");
+            // SAFETY: as above, and there is room for the data, as the header's place shows and the caller promises.
+            unsafe {
+                (*at).cmsg_level = level;
+                (*at).cmsg_type = kind;
+                (*at).cmsg_len = libc::CMSG_LEN(data.len() as u32) as _;
+                ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(at), data.len());
+                at = libc::CMSG_NXTHDR(message, at);
+            }
+        }
+    }
+
+    /// Shows each control message (level, kind, data) that was received.
+    ///
+    /// # Safety
+    /// They are as a kernel wrote them, and where it wrote them.
+    pub(super) unsafe fn each_control(&self, mut f: impl FnMut(i32, i32, &[u8])) {
+        let message = self.message.as_ptr();
+        // SAFETY: the caller's promise: headers and lengths are true.
+        unsafe {
+            let mut at = libc::CMSG_FIRSTHDR(message);
+            while !at.is_null() {
+                let data = libc::CMSG_DATA(at);
+                let head = data.offset_from(at.cast::<u8>()) as usize;
+                let len = ((*at).cmsg_len as usize).saturating_sub(head);
+                f((*at).cmsg_level, (*at).cmsg_type, std::slice::from_raw_parts(data, len));
+                at = libc::CMSG_NXTHDR(message, at);
+            }
+        }
+    }
+
+    pub(super) fn name_len(&self) -> libc::socklen_t {
         // SAFETY: zeroed at first, filled in at most.
         unsafe { self.message.assume_init_ref() }.msg_namelen
     }
 
-    fn flags(&self) -> i32 {
+    pub(super) fn flags(&self) -> i32 {
         // SAFETY: as above.
         unsafe { self.message.assume_init_ref() }.msg_flags
     }

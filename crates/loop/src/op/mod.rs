@@ -32,11 +32,13 @@ use crate::instant::Instant;
 use crate::operation::{OpId, Request};
 use crate::remote::Shared;
 
+mod ancillary;
 mod control;
 mod message;
 mod outside;
 mod transfer;
 
+pub use ancillary::{Control, Credentials, Message, RecvMsg, SendMsg, recv_msg, send_msg};
 pub use control::{
     Accept, Bind, Close, Connect, Listen, NewSocket, NextTick, Poll, Shutdown, Timer, accept, bind, close,
     connect, listen, next_tick, poll, shutdown, socket, timer, timer_at,

@@ -12,6 +12,7 @@ mod fairness;
 mod fallback;
 mod fds;
 mod lifecycle;
+mod messages;
 mod sockets;
 mod threads;
 mod timers;
@@ -94,6 +95,15 @@ const SOCKETS: &[Test] = &[
     test!(sockets::d23_unix_connect_to_full_queue),
 ];
 
+const MESSAGES: &[Test] = &[
+    test!(messages::e01_datagrams_with_control),
+    test!(messages::e07_descriptors_pass),
+    test!(messages::e07_surplus_descriptors_are_closed),
+    test!(messages::e07_unwanted_descriptors_are_closed).busy(),
+    test!(messages::e07_bad_messages_are_refused),
+    test!(messages::e07_credentials),
+];
+
 const FDS: &[Test] = &[
     test!(fds::f01_number_used_again).busy().seconds(20),
     test!(fds::f02_duplicate_keeps_the_object),
@@ -153,6 +163,8 @@ const FALLBACK: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    let suite = [LIFECYCLE, TIMERS, CONTRACT, SOCKETS, FDS, EXHAUSTION, THREADS, FAIRNESS, FALLBACK].concat();
+    let suite =
+        [LIFECYCLE, TIMERS, CONTRACT, SOCKETS, MESSAGES, FDS, EXHAUSTION, THREADS, FAIRNESS, FALLBACK]
+            .concat();
     towpath_harness::main(&suite)
 }
