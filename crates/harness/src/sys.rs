@@ -194,3 +194,15 @@ pub fn become_user(id: u32) -> io::Result<()> {
     };
     if results.iter().any(|result| *result < 0) { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Makes the whole process run as another user (and group) for good: for a forked child.
+///
+/// # Errors
+/// `EPERM` if this is not root.
+pub fn become_user_in_all_threads(id: u32) -> io::Result<()> {
+    // SAFETY: no pointers but a null one for an empty list.
+    let results = unsafe {
+        [libc::setgroups(0, std::ptr::null()), libc::setresgid(id, id, id), libc::setresuid(id, id, id)]
+    };
+    if results.iter().any(|result| *result < 0) { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

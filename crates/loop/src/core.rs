@@ -10,8 +10,9 @@ use std::time::Duration;
 use crate::backend::{Backend, Completions, Submitted};
 use crate::event_loop::Loop;
 use crate::instant::Instant;
+use crate::offload::Offload;
 use crate::op::{Begin, Operation, Options, Outcome, Started};
-use crate::operation::{Kind, OpId, Request, Support};
+use crate::operation::{CURSOR, Kind, OPERATIONS, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
 use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots};
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     /// Whether many timers were due at once when last looked.
     crowded: bool,
     closing: Vec<Closing>,
+    /// What the pool carries out.
+    offload: Offload,
     pub(crate) stats: Stats,
 }
 
@@ -65,8 +68,9 @@ pub(crate) enum Gather {
 }
 
 impl Core {
-    pub(crate) fn new(backend: Box<dyn Backend>, limit: usize) -> Core {
+    pub(crate) fn new(backend: Box<dyn Backend>, limit: usize, shared: Arc<Shared>) -> Core {
         let now = backend.now();
+        let pooled = std::array::from_fn(|index| backend.support(OPERATIONS[index].kind) == Support::Pool);
         Core {
             slots: Slots::default(),
             wheel: Wheel::new(now),
@@ -77,6 +81,7 @@ impl Core {
             limit,
             crowded: false,
             closing: Vec::new(),
+            offload: Offload::new(shared, pooled),
             stats: Stats::default(),
         }
     }
@@ -93,7 +98,7 @@ impl Core {
         // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
         let op = unsafe { &mut (*place.as_ptr()).op };
         let started = self.admit(id, 0, shared, |begin| op.start(begin));
-        if let Some(result) = self.begin(id, started, options) {
+        if let Some(result) = self.begin(id, started, options, false) {
             self.finish_later(id, result);
         }
         id
@@ -109,25 +114,27 @@ impl Core {
     ) -> Result<OpId, Outcome> {
         let id = self.slots.next();
         let started = self.admit(id, 1, shared, start);
+        let mut tried = false;
         if let Started::Request(request) = &started
             && !options.all
         {
             // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
             match unsafe { self.backend.attempt(request) } {
-                // These are held back, which takes a slot.
+                // These are held back, or wait some other way, which takes a slot.
                 Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
+                Some(result) if is_unwatchable(request, result) => {}
                 Some(result) => {
                     self.stats.submitted += 1;
                     self.stats.completed += 1;
                     return Err(Outcome { result, progress: 0 });
                 }
-                None => {}
+                None => tried = true,
             }
         }
         let taken = self.slots.take();
         debug_assert_eq!(id, taken);
         self.slots.at(id.index).sink = Sink::Waiting(waiting);
-        let Some(result) = self.begin(id, started, options) else { return Ok(id) };
+        let Some(result) = self.begin(id, started, options, tried) else { return Ok(id) };
         match self.settle(id, result) {
             // An `all` transfer that goes on, or an accept held back.
             None => Ok(id),
@@ -153,8 +160,9 @@ impl Core {
         }
     }
 
-    /// Starts what a slot was taken for. `Some` if it is over already.
-    fn begin(&mut self, id: OpId, started: Started, options: Options) -> Option<i32> {
+    /// Starts what a slot was taken for; `tried`: the backend has just been asked to do it at once. `Some` if it is over
+    /// already.
+    fn begin(&mut self, id: OpId, started: Started, options: Options, tried: bool) -> Option<i32> {
         self.stats.submitted += 1;
         let request = match started {
             Started::Done(result) => return Some(result),
@@ -167,7 +175,7 @@ impl Core {
         let slot = self.slots.at(id.index);
         slot.request = request;
         slot.flags.all = options.all;
-        let result = dispatch(&mut *self.backend, id, slot);
+        let result = dispatch(&mut *self.backend, &mut self.offload, id, slot, tried);
         if let Started::CloseShared { identity } = started {
             self.close_shared(id, identity);
         }
@@ -212,11 +220,12 @@ impl Core {
     pub(crate) fn cancel(&mut self, id: OpId, mark: impl FnOnce(&mut Flags)) -> bool {
         let Some(slot) = self.slots.get(id) else { return false };
         if slot.phase == Phase::Ready {
-            // Over, unless there is a rest to transfer: that will not be begun.
-            if slot.flags.all {
+            // Over, unless there is more to do: that will not be begun.
+            let goes_on = slot.flags.all || slot.flags.polling;
+            if goes_on {
                 mark(&mut slot.flags);
             }
-            return slot.flags.all;
+            return goes_on;
         }
         let asked = slot.flags.canceled || slot.flags.timed_out;
         mark(&mut slot.flags);
@@ -226,19 +235,41 @@ impl Core {
         self.stats.canceled += 1;
         match slot.phase {
             Phase::Backend => {
-                let (word, request) = (slot.word, slot.request);
+                let polling = slot.flags.polling;
+                let request = if polling { readiness_of(&slot.request) } else { slot.request };
+                let word = slot.word;
                 self.backend.cancel(id, word, &request);
             }
             Phase::Loop => self.finish_later(id, -libc::ECANCELED),
+            Phase::Pool => self.cancel_offloaded(id, 0),
             Phase::Free | Phase::Starting | Phase::Ready => unreachable!("{:?} is not in flight", slot.phase),
         }
         true
+    }
+
+    /// Ends what is with the pool, or interrupts it, until it is over: the signal may come just before a system call that it
+    /// should have interrupted. `before`: how often it has been by now.
+    fn cancel_offloaded(&mut self, id: OpId, before: u32) {
+        /// The first pause between two signals, which doubles up to 128 ms.
+        const PAUSE: u64 = 1_000_000;
+        if self.offload.cancel(id.index) {
+            return self.finish_later(id, -libc::ECANCELED);
+        }
+        self.slots.at(id.index).word = before + 1;
+        self.wheel.disarm(&mut self.slots, id.index);
+        let pause = PAUSE << before.min(7);
+        self.wheel.arm(&mut self.slots, id.index, self.backend.now().saturating_add(pause));
     }
 
     /// Completes an operation that waits for something outside. False if it is over: the news were not delivered.
     pub(crate) fn complete_external(&mut self, id: OpId, result: i32) -> bool {
         match self.slots.get(id) {
             Some(slot) if slot.phase == Phase::Loop && matches!(slot.request, Request::External) => {
+                self.finish_later(id, result);
+                true
+            }
+            Some(slot) if slot.phase == Phase::Pool => {
+                self.offload.finished(id.index);
                 self.finish_later(id, result);
                 true
             }
@@ -273,6 +304,10 @@ impl Core {
             let slot = self.slots.at(index);
             let id = OpId { index, generation: slot.generation };
             match (slot.phase, &slot.request) {
+                (Phase::Pool, _) if slot.flags.canceled || slot.flags.timed_out => {
+                    let before = slot.word;
+                    self.cancel_offloaded(id, before);
+                }
                 (Phase::Loop, Request::Timer) => self.finish_later(id, 0),
                 // An accept held back: its error goes out now.
                 (Phase::Loop, Request::Accept { .. }) => {
@@ -310,6 +345,18 @@ impl Core {
                 return None;
             };
             let ended = slot.flags.canceled || slot.flags.timed_out;
+            if std::mem::take(&mut slot.flags.polling) && result >= 0 {
+                if !ended {
+                    result = hand_to_pool(&mut self.offload, id, slot)?;
+                    continue;
+                }
+                result = -libc::ECANCELED;
+            }
+            let unwatchable = !slot.flags.pooled && is_unwatchable(&slot.request, result);
+            if !ended && (unwatchable || lost_race(&slot.request, result)) {
+                result = poll_first(&mut *self.backend, &mut self.offload, id, slot)?;
+                continue;
+            }
             if slot.flags.all
                 && result > 0
                 && matches!(slot.phase, Phase::Ready | Phase::Starting | Phase::Backend)
@@ -318,7 +365,8 @@ impl Core {
                 // SAFETY: the request's pointers are valid for as long as the operation is not settled.
                 let rest = unsafe { advance(&mut slot.request, result as usize) };
                 if rest && !ended {
-                    result = dispatch(&mut *self.backend, id, slot)?;
+                    slot.flags.pooled = false;
+                    result = dispatch(&mut *self.backend, &mut self.offload, id, slot, false)?;
                     continue;
                 }
                 result = if rest { -libc::ECANCELED } else { 0 };
@@ -386,6 +434,16 @@ impl Core {
         }
     }
 
+    /// Whether threads of the pool have anything of this loop's.
+    pub(crate) fn has_offloaded(&self) -> bool {
+        self.offload.is_busy()
+    }
+
+    /// From here on nothing goes to the pool: nobody would hear of it.
+    pub(crate) fn close_offload(&mut self) {
+        self.offload.close();
+    }
+
     pub(crate) fn support(&self, kind: Kind) -> Support {
         match kind {
             Kind::Nop | Kind::Timer => Support::Native,
@@ -398,6 +456,26 @@ impl Core {
 /// Whether an accept failed for want of something that only time brings.
 fn is_exhaustion(result: i32) -> bool {
     matches!(result.wrapping_neg(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// Whether a transfer from or to a stream needs a thread, since it cannot be tried without blocking.
+#[inline]
+fn is_unwatchable(request: &Request, result: i32) -> bool {
+    matches!(result.wrapping_neg(), libc::EOPNOTSUPP | libc::EPERM)
+        && matches!(request, Request::ReadStream { .. } | Request::WriteStream { .. })
+}
+
+/// Whether a stream was ready, and no more when the thread came to it, because somebody else was quicker.
+fn lost_race(request: &Request, result: i32) -> bool {
+    result == -libc::EAGAIN && matches!(request, Request::ReadStream { .. } | Request::WriteStream { .. })
+}
+
+/// The poll for what a transfer from or to a stream waits for.
+fn readiness_of(request: &Request) -> Request {
+    let (Some(handle), Some(direction)) = (request.handle(), request.direction()) else {
+        unreachable!("{:?} waits for no readiness", request.kind())
+    };
+    Request::Poll { handle, events: direction.events() }
 }
 
 /// Moves a transfer's request past the `n` bytes that are done. False if nothing is left.
@@ -420,23 +498,64 @@ unsafe fn advance(request: &mut Request, n: usize) -> bool {
             *len -= n;
             *len > 0
         }
+        Request::Read { vectors, at, .. }
+        | Request::Write { vectors, at, .. }
+        | Request::ReadStream { vectors, at, .. }
+        | Request::WriteStream { vectors, at, .. } => {
+            if *at != CURSOR {
+                *at += n as u64;
+            }
+            // SAFETY: an `all` transfer has one vector, in the operation, and the kernel is done with it.
+            let vector = unsafe { &mut **vectors };
+            debug_assert!(n <= vector.iov_len);
+            // SAFETY: the kernel transferred `n` of its bytes.
+            vector.iov_base = unsafe { vector.iov_base.add(n) };
+            vector.iov_len -= n;
+            vector.iov_len > 0
+        }
+        Request::CopyRange { args } => {
+            // SAFETY: the arguments are the operation's own, and nobody carries it out now.
+            let args = unsafe { &mut **args };
+            for at in [&mut args.from_at, &mut args.to_at] {
+                if *at != CURSOR {
+                    *at += n as u64;
+                }
+            }
+            args.len -= n;
+            args.len > 0
+        }
         _ => false,
     }
 }
 
-/// Hands an operation to who carries it out. `Some` if it is over already.
+/// Hands an operation to who carries it out; `tried`: the backend has just been asked to do it at once. `Some` if it is over
+/// already.
 #[inline]
-fn dispatch(backend: &mut dyn Backend, id: OpId, slot: &mut Slot) -> Option<i32> {
+fn dispatch(
+    backend: &mut dyn Backend,
+    offload: &mut Offload,
+    id: OpId,
+    slot: &mut Slot,
+    tried: bool,
+) -> Option<i32> {
     match slot.request {
         Request::Nop => Some(0),
         Request::Timer | Request::External => {
             slot.phase = Phase::Loop;
             None
         }
+        request if offload.takes(request.kind()) => {
+            // SAFETY: as below.
+            let result = if tried { None } else { unsafe { backend.attempt(&request) } };
+            if result.is_some() { result } else { hand_to_pool(offload, id, slot) }
+        }
         // SAFETY: what the request points to lives in the slot's payload, which stays where it is until the operation is
         // settled, or in a frame that is frozen until then; buffers belong to one of the two. The descriptor is kept
         // open by the `Target` beside them.
         _ => match unsafe { backend.submit(id, &slot.request) } {
+            Submitted::Done(result) if is_unwatchable(&slot.request, result) => {
+                poll_first(backend, offload, id, slot)
+            }
             Submitted::Done(result) => Some(result),
             Submitted::Pending(word) => {
                 slot.phase = Phase::Backend;
@@ -444,6 +563,37 @@ fn dispatch(backend: &mut dyn Backend, id: OpId, slot: &mut Slot) -> Option<i32>
                 None
             }
         },
+    }
+}
+
+/// Has an operation carried out by the pool. `Some` if that is closed.
+fn hand_to_pool(offload: &mut Offload, id: OpId, slot: &mut Slot) -> Option<i32> {
+    if offload.is_closed() {
+        return Some(-libc::ECANCELED);
+    }
+    slot.phase = Phase::Pool;
+    slot.flags.pooled = true;
+    offload.begin(id, slot.request);
+    None
+}
+
+/// A stream that cannot be tried without blocking, as a terminal in its usual mode: waits until it is ready, and leaves the
+/// rest to the pool, whose thread is then occupied for a moment only.
+#[cold]
+fn poll_first(backend: &mut dyn Backend, offload: &mut Offload, id: OpId, slot: &mut Slot) -> Option<i32> {
+    // SAFETY: no pointers; the descriptor is kept open by the `Target` of the operation.
+    match unsafe { backend.submit(id, &readiness_of(&slot.request)) } {
+        // Ready, or of no kind that can be polled.
+        Submitted::Done(result) if result >= 0 || is_unwatchable(&slot.request, result) => {
+            hand_to_pool(offload, id, slot)
+        }
+        Submitted::Done(result) => Some(result),
+        Submitted::Pending(word) => {
+            slot.phase = Phase::Backend;
+            slot.flags.polling = true;
+            slot.word = word;
+            None
+        }
     }
 }
 

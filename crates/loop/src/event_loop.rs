@@ -78,7 +78,7 @@ impl Loop {
         let shared = Arc::new(Shared::new(inbox, backend.waker()));
         let birth = Birth::now()?;
         Ok(Loop(Rc::new(Inner {
-            core: RefCell::new(Core::new(backend, limit)),
+            core: RefCell::new(Core::new(backend, limit, shared.clone())),
             shared,
             inbox: RefCell::new(Some(consumer)),
             mail: RefCell::default(),
@@ -437,6 +437,27 @@ impl Loop {
         }
     }
 
+    /// Cancels what threads of the pool have of this loop's, and waits until they are done with it: they report to the inbox,
+    /// so that stays open until then.
+    fn end_offloaded(&self) {
+        while self.0.core.borrow().has_offloaded() {
+            let mut core = self.0.core.borrow_mut();
+            for id in core.slots.select(|slot| slot.phase == Phase::Pool && !slot.flags.canceled) {
+                core.cancel(id, |flags| flags.canceled = true);
+            }
+            drop(core);
+            if self.gather(None, Gather::Frames).is_err() {
+                // The threads do not need the backend to end; who else needs it will find out.
+                std::thread::sleep(Duration::from_millis(1));
+                self.take_mail();
+                let mut core = self.0.core.borrow_mut();
+                core.now = core.backend.now();
+                core.expire();
+            }
+        }
+        self.0.core.borrow_mut().close_offload();
+    }
+
     /// Runs code that is not ours, so no borrow of the core is held.
     fn hand_over(&self, settled: Settled, discard: bool) {
         let Settled { id, sink, removed, outcome } = settled;
@@ -465,6 +486,7 @@ impl Loop {
             return;
         }
         self.0.closed.set(true);
+        self.end_offloaded();
         // What comes from now on goes back to its sender; what came before is dropped undone.
         let inbox = self.0.inbox.borrow_mut().take();
         let mut unread: VecDeque<Message> = inbox.map(Consumer::close).into_iter().flatten().collect();

@@ -5,6 +5,7 @@
 //! [`OPERATIONS`] says for each [`Kind`] how each backend does so. A new operation is a variant here, a row in the
 //! table, a builder, and one arm in each backend that does it natively.
 
+use std::ffi::c_char;
 use std::os::fd::RawFd;
 
 use crate::addr::SockAddr;
@@ -32,6 +33,9 @@ impl OpId {
     /// Words from here on are no operation's id: a backend may use them for its own bookkeeping.
     pub const RESERVED: u64 = (u32::MAX as u64) << 32;
 }
+
+/// The directory that relative paths start in where none is given.
+pub(crate) const CURRENT_DIR: Handle = Handle { fd: libc::AT_FDCWD, identity: 0 };
 
 /// A descriptor as backends see it: the number, and an identity that the number alone does not have.
 ///
@@ -84,10 +88,133 @@ pub enum Request {
     Close { handle: Handle },
     /// Waits until one of `events` (the `POLL*` bits of `poll(2)`) holds; the result is the bits that hold.
     Poll { handle: Handle, events: u16 },
+    /// `preadv(2)`, or at [`CURSOR`] `readv(2)`, from what readiness says nothing about: a file on a disk.
+    Read { handle: Handle, vectors: *mut libc::iovec, count: usize, at: u64 },
+    /// `pwritev(2)`, or at [`CURSOR`] `writev(2)`, to what readiness says nothing about.
+    Write { handle: Handle, vectors: *mut libc::iovec, count: usize, at: u64 },
+    /// The same as [`Read`](Request::Read), from what is waited for by readiness: a pipe, a terminal.
+    ReadStream { handle: Handle, vectors: *mut libc::iovec, count: usize, at: u64 },
+    /// The same as [`Write`](Request::Write), to what is waited for by readiness.
+    WriteStream { handle: Handle, vectors: *mut libc::iovec, count: usize, at: u64 },
+    /// `fsync(2)`, or `fdatasync(2)`.
+    Sync { handle: Handle, data_only: bool },
+    /// `ftruncate(2)`.
+    SetLen { handle: Handle, len: u64 },
+    /// `fallocate(2)`.
+    Allocate { handle: Handle, mode: i32, offset: u64, len: u64 },
+    /// `openat(2)`, close-on-exec; the result is the new descriptor. May take as long as it likes: a FIFO waits for its
+    /// other end.
+    Open { dir: Handle, path: *const c_char, how: *const OpenHow },
+    /// `openat2(2)`, likewise.
+    OpenResolved { dir: Handle, path: *const c_char, how: *const OpenHow },
+    /// `statx(2)`.
+    Stat { dir: Handle, path: *const c_char, flags: i32, mask: u32, out: *mut libc::statx },
+    /// `faccessat2(2)`.
+    Access { dir: Handle, path: *const c_char, mode: i32, flags: i32 },
+    /// `fchmodat(2)`; `fchmod(2)` of `dir` itself if `path` is null.
+    SetPermissions { dir: Handle, path: *const c_char, mode: u32 },
+    /// `fchownat(2)`.
+    SetOwner { dir: Handle, path: *const c_char, owner: u32, group: u32, flags: i32 },
+    /// `utimensat(2)`; of `dir` itself if `path` is null.
+    SetTimes { dir: Handle, path: *const c_char, times: *const [libc::timespec; 2], flags: i32 },
+    /// `renameat2(2)`.
+    Rename { dir: Handle, path: *const c_char, to: *const Entry, flags: u32 },
+    /// `linkat(2)`.
+    HardLink { dir: Handle, path: *const c_char, to: *const Entry, flags: i32 },
+    /// `symlinkat(2)`: `path` will lead to `original`.
+    Symlink { dir: Handle, path: *const c_char, original: *const c_char },
+    /// `unlinkat(2)`.
+    Remove { dir: Handle, path: *const c_char, flags: i32 },
+    /// `mkdirat(2)`.
+    CreateDir { dir: Handle, path: *const c_char, mode: u32 },
+    /// `readlinkat(2)`; the result is the number of bytes.
+    ReadLink { dir: Handle, path: *const c_char, buf: *mut u8, len: usize },
+    /// `realpath(3)`, into `PATH_MAX` bytes; the result is the number of bytes without the final zero.
+    RealPath { path: *const c_char, buf: *mut u8 },
+    /// `getdents64(2)`; the result is the number of bytes, 0 at the end of the directory.
+    ReadDir { handle: Handle, buf: *mut u8, len: usize },
+    /// `copy_file_range(2)`, or a read and a write; the result is the number of bytes, 0 at the end of the source.
+    CopyRange { args: *mut Range },
+    /// Opens a file, reads it to its end, closes it. The result is 0.
+    ReadEntire { args: *mut Entire },
+    /// Opens a file as `how` says, writes all of `bytes`, closes it. The result is 0.
+    WriteEntire { args: *mut Entire },
+    /// `pipe2(2)`, close-on-exec.
+    Pipe { fds: *mut [RawFd; 2], flags: i32 },
 }
 
-// SAFETY: a request is plain data. Its pointers are used only by the backend of the loop that accepted it, on that
-// loop's thread, under the contract of `Backend::submit`; moving the numbers elsewhere does nothing.
+// It is copied to wherever an operation is kept.
+const _: () = assert!(size_of::<Request>() <= 48);
+
+/// The offset that means the file's own cursor.
+pub const CURSOR: u64 = u64::MAX;
+
+/// The `struct open_how` of `openat2(2)`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+#[allow(missing_docs, reason = "as in the kernel's header")]
+pub struct OpenHow {
+    pub flags: u64,
+    pub mode: u64,
+    pub resolve: u64,
+}
+
+/// A name in a directory: the second one that an operation needs.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the parameters of a system call")]
+pub struct Entry {
+    pub dir: Handle,
+    pub path: *const c_char,
+}
+
+/// What is copied where by [`Request::CopyRange`].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the parameters of the system call")]
+pub struct Range {
+    pub from: Handle,
+    pub from_at: u64,
+    pub to: Handle,
+    pub to_at: u64,
+    pub len: usize,
+}
+
+/// A file that is read or written whole, by [`Request::ReadEntire`] and [`Request::WriteEntire`].
+#[derive(Debug)]
+pub struct Entire {
+    /// The directory in which `path` starts.
+    pub dir: Handle,
+    /// Its path.
+    pub path: *const c_char,
+    /// How to open it.
+    pub how: OpenHow,
+    /// What to write.
+    pub bytes: (*const u8, usize),
+    /// Where to put what is read.
+    pub read: Vec<u8>,
+    /// The most bytes to read: more is `EFBIG`.
+    pub limit: usize,
+    /// Which step is under way, or failed.
+    pub step: Step,
+}
+
+// SAFETY: as for `Request`: its pointers are used by who carries it out.
+unsafe impl Send for Entire {}
+// SAFETY: as above.
+unsafe impl Send for Entry {}
+
+/// A step of what is done to a whole file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "as it says")]
+pub enum Step {
+    Open,
+    Stat,
+    Read,
+    Write,
+}
+
+// SAFETY: a request is plain data. Its pointers are used only by who carries it out, under the contract of
+// `Backend::submit`: the backend of the loop that accepted it, on that loop's thread, or one thread of the blocking pool;
+// moving the numbers elsewhere does nothing.
 unsafe impl Send for Request {}
 
 /// The kind of a [`Request`]: a row of [`OPERATIONS`].
@@ -111,6 +238,32 @@ pub enum Kind {
     Shutdown,
     Close,
     Poll,
+    Read,
+    Write,
+    ReadStream,
+    WriteStream,
+    Sync,
+    SetLen,
+    Allocate,
+    Open,
+    OpenResolved,
+    Stat,
+    Access,
+    SetPermissions,
+    SetOwner,
+    SetTimes,
+    Rename,
+    HardLink,
+    Symlink,
+    Remove,
+    CreateDir,
+    ReadLink,
+    RealPath,
+    ReadDir,
+    CopyRange,
+    ReadEntire,
+    WriteEntire,
+    Pipe,
 }
 
 /// The direction of readiness that an operation waits for.
@@ -133,6 +286,8 @@ pub enum Elsewhere {
     Ready(Direction),
     /// By waiting for the readiness that the operation itself names.
     Wait,
+    /// By the system call on a thread of the blocking pool.
+    Pool,
 }
 
 /// How a backend carries out an operation, as [`Loop::capabilities`](crate::Loop::capabilities) reports it.
@@ -179,7 +334,7 @@ pub struct Opcode {
 
 /// Every operation, and how it is done: the one place to look it up. In the order of [`Kind`].
 pub const OPERATIONS: &[Description] = {
-    use Elsewhere::{Direct, Loop, Ready, Wait};
+    use Elsewhere::{Direct, Loop, Pool, Ready, Wait};
     use io_uring::opcode as op;
     const fn row(
         kind: Kind,
@@ -246,6 +401,86 @@ pub const OPERATIONS: &[Description] = {
         row(Kind::Shutdown, "shutdown", None, "shutdown", Direct),
         row(Kind::Close, "close", code(op::Close::CODE, "IORING_OP_CLOSE", "5.6"), "close", Direct),
         row(Kind::Poll, "poll", code(op::PollAdd::CODE, "IORING_OP_POLL_ADD", "5.1"), "the poller", Wait),
+        row(Kind::Read, "read (files)", code(op::Readv::CODE, "IORING_OP_READV", "5.1"), "preadv2", Pool),
+        row(Kind::Write, "write (files)", code(op::Writev::CODE, "IORING_OP_WRITEV", "5.1"), "pwritev", Pool),
+        row(
+            Kind::ReadStream,
+            "read (streams)",
+            code(op::Readv::CODE, "IORING_OP_READV", "5.1"),
+            "preadv2",
+            Ready(Direction::Read),
+        ),
+        row(
+            Kind::WriteStream,
+            "write (streams)",
+            code(op::Writev::CODE, "IORING_OP_WRITEV", "5.1"),
+            "pwritev2",
+            Ready(Direction::Write),
+        ),
+        row(Kind::Sync, "sync, sync_data", code(op::Fsync::CODE, "IORING_OP_FSYNC", "5.1"), "fsync", Pool),
+        row(
+            Kind::SetLen,
+            "set_len",
+            code(op::Ftruncate::CODE, "IORING_OP_FTRUNCATE", "6.9"),
+            "ftruncate",
+            Pool,
+        ),
+        row(
+            Kind::Allocate,
+            "allocate",
+            code(op::Fallocate::CODE, "IORING_OP_FALLOCATE", "5.6"),
+            "fallocate",
+            Pool,
+        ),
+        row(Kind::Open, "open", code(op::OpenAt::CODE, "IORING_OP_OPENAT", "5.6"), "openat", Pool),
+        row(
+            Kind::OpenResolved,
+            "open with resolve",
+            code(op::OpenAt2::CODE, "IORING_OP_OPENAT2", "5.6"),
+            "openat2",
+            Pool,
+        ),
+        row(Kind::Stat, "stat", code(op::Statx::CODE, "IORING_OP_STATX", "5.6"), "statx", Pool),
+        row(Kind::Access, "access", None, "faccessat2", Pool),
+        row(Kind::SetPermissions, "set_permissions", None, "fchmodat", Pool),
+        row(Kind::SetOwner, "set_owner", None, "fchownat", Pool),
+        row(Kind::SetTimes, "set_times", None, "utimensat", Pool),
+        row(
+            Kind::Rename,
+            "rename",
+            code(op::RenameAt::CODE, "IORING_OP_RENAMEAT", "5.11"),
+            "renameat2",
+            Pool,
+        ),
+        row(Kind::HardLink, "hard_link", code(op::LinkAt::CODE, "IORING_OP_LINKAT", "5.15"), "linkat", Pool),
+        row(
+            Kind::Symlink,
+            "symlink",
+            code(op::SymlinkAt::CODE, "IORING_OP_SYMLINKAT", "5.15"),
+            "symlinkat",
+            Pool,
+        ),
+        row(
+            Kind::Remove,
+            "remove_file, remove_dir",
+            code(op::UnlinkAt::CODE, "IORING_OP_UNLINKAT", "5.11"),
+            "unlinkat",
+            Pool,
+        ),
+        row(
+            Kind::CreateDir,
+            "create_dir",
+            code(op::MkDirAt::CODE, "IORING_OP_MKDIRAT", "5.15"),
+            "mkdirat",
+            Pool,
+        ),
+        row(Kind::ReadLink, "read_link", None, "readlinkat", Pool),
+        row(Kind::RealPath, "real_path", None, "realpath", Pool),
+        row(Kind::ReadDir, "read_dir", None, "getdents64", Pool),
+        row(Kind::CopyRange, "copy_range", None, "copy_file_range", Pool),
+        row(Kind::ReadEntire, "read_entire", None, "openat, fstat, read", Pool),
+        row(Kind::WriteEntire, "write_entire", None, "openat, write", Pool),
+        row(Kind::Pipe, "pipe", code(op::Pipe::CODE, "IORING_OP_PIPE", "6.16"), "pipe2", Direct),
     ]
 };
 
@@ -277,14 +512,49 @@ impl Request {
             Request::Shutdown { .. } => Kind::Shutdown,
             Request::Close { .. } => Kind::Close,
             Request::Poll { .. } => Kind::Poll,
+            Request::Read { .. } => Kind::Read,
+            Request::Write { .. } => Kind::Write,
+            Request::ReadStream { .. } => Kind::ReadStream,
+            Request::WriteStream { .. } => Kind::WriteStream,
+            Request::Sync { .. } => Kind::Sync,
+            Request::SetLen { .. } => Kind::SetLen,
+            Request::Allocate { .. } => Kind::Allocate,
+            Request::Open { .. } => Kind::Open,
+            Request::OpenResolved { .. } => Kind::OpenResolved,
+            Request::Stat { .. } => Kind::Stat,
+            Request::Access { .. } => Kind::Access,
+            Request::SetPermissions { .. } => Kind::SetPermissions,
+            Request::SetOwner { .. } => Kind::SetOwner,
+            Request::SetTimes { .. } => Kind::SetTimes,
+            Request::Rename { .. } => Kind::Rename,
+            Request::HardLink { .. } => Kind::HardLink,
+            Request::Symlink { .. } => Kind::Symlink,
+            Request::Remove { .. } => Kind::Remove,
+            Request::CreateDir { .. } => Kind::CreateDir,
+            Request::ReadLink { .. } => Kind::ReadLink,
+            Request::RealPath { .. } => Kind::RealPath,
+            Request::ReadDir { .. } => Kind::ReadDir,
+            Request::CopyRange { .. } => Kind::CopyRange,
+            Request::ReadEntire { .. } => Kind::ReadEntire,
+            Request::WriteEntire { .. } => Kind::WriteEntire,
+            Request::Pipe { .. } => Kind::Pipe,
         }
     }
 
-    /// The descriptor that it works on, if any.
+    /// The descriptor that it works on, if any: for paths, the directory that they start in (`AT_FDCWD` for the current
+    /// one).
     #[inline]
     pub fn handle(&self) -> Option<Handle> {
         match *self {
-            Request::Nop | Request::Timer | Request::External | Request::Socket { .. } => None,
+            Request::Nop
+            | Request::Timer
+            | Request::External
+            | Request::Socket { .. }
+            | Request::RealPath { .. }
+            | Request::CopyRange { .. }
+            | Request::ReadEntire { .. }
+            | Request::WriteEntire { .. }
+            | Request::Pipe { .. } => None,
             Request::Bind { handle, .. }
             | Request::Listen { handle, .. }
             | Request::Accept { handle, .. }
@@ -295,7 +565,28 @@ impl Request {
             | Request::SendMsg { handle, .. }
             | Request::Shutdown { handle, .. }
             | Request::Close { handle }
-            | Request::Poll { handle, .. } => Some(handle),
+            | Request::Poll { handle, .. }
+            | Request::Read { handle, .. }
+            | Request::Write { handle, .. }
+            | Request::ReadStream { handle, .. }
+            | Request::WriteStream { handle, .. }
+            | Request::Sync { handle, .. }
+            | Request::SetLen { handle, .. }
+            | Request::Allocate { handle, .. }
+            | Request::ReadDir { handle, .. } => Some(handle),
+            Request::Open { dir, .. }
+            | Request::OpenResolved { dir, .. }
+            | Request::Stat { dir, .. }
+            | Request::Access { dir, .. }
+            | Request::SetPermissions { dir, .. }
+            | Request::SetOwner { dir, .. }
+            | Request::SetTimes { dir, .. }
+            | Request::Rename { dir, .. }
+            | Request::HardLink { dir, .. }
+            | Request::Symlink { dir, .. }
+            | Request::Remove { dir, .. }
+            | Request::CreateDir { dir, .. }
+            | Request::ReadLink { dir, .. } => Some(dir),
         }
     }
 

@@ -1,20 +1,50 @@
 //! The threads that do what blocks, so that loops do not.
 //!
 //! One pool a process. Threads are started when a job finds none idle, up to a limit, and end when they have been
-//! idle for a while. Jobs beyond the limit queue.
+//! idle for a while. Jobs beyond the limit queue. A job is a closure, or a request whose system call blocks.
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::fork::Birth;
 
-type Job = Box<dyn FnOnce() + Send>;
+mod interrupt;
+mod task;
+
+pub(crate) use task::Task;
+
+type Closure = Box<dyn FnOnce() + Send>;
+
+enum Job {
+    Closure(Closure),
+    Request(Arc<Task>),
+}
+
+impl Job {
+    fn run(self) {
+        match self {
+            Job::Closure(closure) => closure(),
+            Job::Request(task) => task.run(),
+        }
+    }
+
+    /// Lets whoever waits for it know that it will not be run.
+    fn refuse(self) {
+        match self {
+            // Dropping it tells.
+            Job::Closure(closure) => drop(closure),
+            Job::Request(task) => task.refuse(),
+        }
+    }
+}
 
 /// How long a thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
+/// How many jobs may wait for a thread. Requests are bounded by the loops, each of which has a few of them here only.
+const QUEUE: usize = 1 << 16;
 /// Small: what blocks is system calls, not recursion. Untouched stack costs nothing.
 const STACK: usize = 1 << 20;
 
@@ -46,14 +76,44 @@ fn lock() -> MutexGuard<'static, State> {
     state
 }
 
-/// Runs `job` on a thread of the pool.
+/// Runs a closure on a thread of the pool.
 ///
 /// # Errors
-/// The system's, if there is no thread at all and none can be started; the job is dropped unrun.
-pub(crate) fn run(job: Job) -> io::Result<()> {
+/// The system's, if there is no thread at all and none can be started; `EAGAIN` if 65 536 jobs wait already. The closure is
+/// dropped unrun.
+pub(crate) fn run(closure: Closure) -> io::Result<()> {
+    push(Job::Closure(closure))
+}
+
+/// Carries a request out on a thread of the pool. It completes through its loop's inbox, also where there is no thread.
+pub(crate) fn submit(task: Arc<Task>) {
+    // The error has been told: the task was refused.
+    let _ = push(Job::Request(task));
+}
+
+/// Takes a request back: true if no thread has begun it, and none will.
+pub(crate) fn withdraw(task: &Arc<Task>) -> bool {
     let mut state = lock();
+    let found = state.queue.iter().position(|job| matches!(job, Job::Request(it) if Arc::ptr_eq(it, task)));
+    found.is_some_and(|at| state.queue.remove(at).is_some())
+}
+
+fn push(job: Job) -> io::Result<()> {
+    let mut state = lock();
+    if matches!(job, Job::Closure(_)) && state.queue.len() >= QUEUE {
+        drop(state);
+        drop(job);
+        return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+    }
     if state.birth.is_none() {
-        state.birth = Some(Birth::now()?);
+        match Birth::now() {
+            Ok(birth) => state.birth = Some(birth),
+            Err(error) => {
+                drop(state);
+                job.refuse();
+                return Err(error);
+            }
+        }
     }
     state.queue.push_back(job);
     if state.idle >= state.queue.len() {
@@ -75,18 +135,18 @@ pub(crate) fn run(job: Job) -> io::Result<()> {
     }
     let stranded = std::mem::take(&mut state.queue);
     drop(state);
-    // Dropping a job tells whoever waits for it.
-    drop(stranded);
+    stranded.into_iter().for_each(Job::refuse);
     Err(error)
 }
 
 fn work() {
+    interrupt::allow();
     let mut state = lock();
     loop {
         if let Some(job) = state.queue.pop_front() {
             drop(state);
             // A job reports its own panic; this is for the destructors of what it leaves behind.
-            drop(catch_unwind(AssertUnwindSafe(job)));
+            drop(catch_unwind(AssertUnwindSafe(|| job.run())));
             state = lock();
             continue;
         }

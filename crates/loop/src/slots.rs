@@ -89,6 +89,8 @@ pub(crate) enum Phase {
     Backend,
     /// With the loop: a timer, something external, or (result kept in `word`) an accept held back.
     Loop,
+    /// With the blocking pool, or on the way to it. (In `word`, how often it has been interrupted.)
+    Pool,
     /// Over, its completion is queued.
     Ready,
 }
@@ -104,6 +106,10 @@ pub(crate) struct Flags {
     pub(crate) removed: bool,
     /// Transfer everything.
     pub(crate) all: bool,
+    /// What the backend has is a poll; the operation itself is for the pool.
+    pub(crate) polling: bool,
+    /// The pool has had it.
+    pub(crate) pooled: bool,
 }
 
 /// The slab.

@@ -14,6 +14,7 @@ fn cells(row: &Description) -> [String; 5] {
         Elsewhere::Ready(Direction::Read) => "when readable",
         Elsewhere::Ready(Direction::Write) => "when writable",
         Elsewhere::Wait => "waits",
+        Elsewhere::Pool => "in the pool",
     };
     // "the loop's own queue" and the like are no system calls.
     let call = if row.call.contains(' ') { row.call.to_owned() } else { code(row.call) };

@@ -1,6 +1,7 @@
 //! One non-blocking attempt at an operation: the system call behind each [`Request`].
 //!
-//! The readiness backends live on this; io_uring uses it for what a kernel's ring cannot do.
+//! The readiness backends live on this; io_uring uses it for what a kernel's ring cannot do, and the blocking pool for
+//! what has to block.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,6 +10,7 @@ use std::slice;
 
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::files;
 use crate::operation::{Direction, Elsewhere, Handle, Request, TRANSFER_MAX};
 
 /// Tries once. `Some(result)` when it is over, `None` when it would block and should be tried again once its
@@ -47,7 +49,7 @@ fn would_wait(request: &Request) -> bool {
 ///
 /// # Safety
 /// As for [`attempt`].
-unsafe fn call(request: &Request) -> Result<i32, i32> {
+pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
     let value = match *request {
         Request::Nop | Request::Timer | Request::External | Request::Poll { .. } => {
             unreachable!("{:?} is no system call: the loop or the poller carries it out", request.kind())
@@ -119,13 +121,15 @@ unsafe fn call(request: &Request) -> Result<i32, i32> {
             }
             result
         }
+        // SAFETY: passed on from this function's own contract.
+        _ => return unsafe { files::call(request) },
     };
     if value < 0 { Err(errno()) } else { Ok(i32::try_from(value).expect("at most TRANSFER_MAX")) }
 }
 
 /// The descriptor, for calls that go past the C library: its versions can be cancelled by `pthread_cancel`, which nobody
 /// does, and pay for that each time.
-fn borrow<'a>(handle: Handle) -> Result<BorrowedFd<'a>, i32> {
+pub(super) fn borrow<'a>(handle: Handle) -> Result<BorrowedFd<'a>, i32> {
     if handle.fd < 0 {
         return Err(libc::EBADF);
     }
@@ -133,14 +137,14 @@ fn borrow<'a>(handle: Handle) -> Result<BorrowedFd<'a>, i32> {
     Ok(unsafe { BorrowedFd::borrow_raw(handle.fd) })
 }
 
-fn moved(result: rustix::io::Result<usize>) -> Result<i32, i32> {
+pub(super) fn moved(result: rustix::io::Result<usize>) -> Result<i32, i32> {
     match result {
         Ok(n) => Ok(i32::try_from(n).expect("at most TRANSFER_MAX")),
         Err(error) => Err(error.raw_os_error()),
     }
 }
 
-fn errno() -> i32 {
+pub(super) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 

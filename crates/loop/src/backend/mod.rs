@@ -36,9 +36,11 @@ pub(crate) mod attempt;
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
+pub(crate) mod files;
 pub(crate) mod poll;
 pub mod readiness;
 pub(crate) mod uring;
+pub(crate) mod warm;
 
 /// What became of a submitted operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +68,11 @@ pub unsafe trait Backend {
     /// Begins an operation. `id` is unique among the operations in flight.
     ///
     /// Never fails for want of room: what does not fit into a kernel's queue waits here.
-    /// The kinds that the loop carries out itself (`Nop`, `Timer`, `External`) never arrive.
+    /// The kinds that the loop carries out itself (`Nop`, `Timer`, `External`) never arrive, nor do those that are
+    /// supported by the [pool](Support::Pool): these are only [attempted](Backend::attempt).
+    ///
+    /// A transfer from or to a stream (`ReadStream`, `WriteStream`) that cannot be tried without blocking may end with
+    /// `EOPNOTSUPP` or `EPERM`: the loop then polls, and leaves the transfer to the pool.
     ///
     /// # Safety
     /// Until this operation's completion, all that `request` points to stays valid, unmoved and otherwise unused,
@@ -74,8 +80,8 @@ pub unsafe trait Backend {
     unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted;
 
     /// Carries an operation out at once, where that is cheap and likely not to wait: its result, or `None` if it has to
-    /// be [submitted](Backend::submit). Then the loop does that next, with the same request. It asks only on behalf of
-    /// somebody who waits in place.
+    /// be [submitted](Backend::submit). Then the loop does that next, with the same request, or gives it to the pool. It asks
+    /// on behalf of somebody who waits in place, and before it troubles the pool.
     ///
     /// # Safety
     /// As for `submit`, until this returns.

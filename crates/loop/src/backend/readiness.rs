@@ -46,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::attempt;
+use super::warm::Warm;
 use super::{Backend, Completions, Submitted, Wake};
 use crate::operation::{Elsewhere, Handle, Kind, OpId, Request, Support};
 use crate::prefetch::prefetch;
@@ -173,6 +174,7 @@ pub struct Readiness<P: Poller> {
     rested: Vec<u64>,
     /// What the poller reports into; kept for its memory.
     events: Vec<Event>,
+    warm: Warm,
     /// Where the operation that is submitted next has to wait, as was just found out, and whether it was tried.
     has_to_wait: Option<(Waits, bool)>,
     syscalls: u64,
@@ -192,6 +194,7 @@ impl<P: Poller> Readiness<P> {
             rest_until: 0,
             rested: Vec::new(),
             events: Vec::new(),
+            warm: Warm::default(),
             has_to_wait: None,
             syscalls: 0,
         }
@@ -559,6 +562,7 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
         match kind.describe().elsewhere {
             Elsewhere::Loop | Elsewhere::Direct => Support::Direct,
             Elsewhere::Ready(_) | Elsewhere::Wait => Support::Readiness,
+            Elsewhere::Pool => Support::Pool,
         }
     }
 
@@ -585,11 +589,12 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
     }
 
     unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
-        let waits = Waits::of(request)?;
         match *request {
             Request::Poll { .. } => None,
             // SAFETY: passed on from this function's own contract.
-            _ => unsafe { self.begin(request, request.handle()?, waits) },
+            Request::Read { .. } => unsafe { self.warm.attempt(request, &mut self.syscalls) },
+            // SAFETY: as above.
+            _ => unsafe { self.begin(request, request.handle()?, Waits::of(request)?) },
         }
     }
 

@@ -57,6 +57,7 @@ use self::ring::Ring;
 use self::waker::Waker;
 use super::attempt::attempt;
 use super::clock::monotonic_now;
+use super::warm::Warm;
 use super::{Backend, Completions, Submitted, Wake};
 use crate::operation::{Elsewhere, Kind, OPERATIONS, OpId, Request, Support};
 
@@ -90,6 +91,7 @@ pub(crate) struct Uring {
     slots: Vec<Slot>,
     /// Whose turn it is on each descriptor.
     lanes: Lanes,
+    warm: Warm,
     /// How many more transfers may be tried before the next wait: see [`Backend::attempt`].
     tries: u8,
     /// Cancelled before their turn came: the kernel never saw them. Reported by the next wait.
@@ -159,6 +161,7 @@ impl Uring {
             backlog: Queue::default(),
             slots: Vec::new(),
             lanes: Lanes::default(),
+            warm: Warm::default(),
             tries: 0,
             unbegun: Vec::new(),
             ways: made.ways,
@@ -340,7 +343,12 @@ impl Slot {
 
     fn next(&self, result: i32) -> Next {
         let ready = matches!(self.request.kind().describe().elsewhere, Elsewhere::Ready(_));
-        match (self.stage, -result) {
+        let errno = match -result {
+            // The kernel's own words for "interrupted", which are not meant to come out: ERESTARTSYS and its kin.
+            512..=514 | 516 => libc::EINTR,
+            errno => errno,
+        };
+        match (self.stage, errno) {
             (Stage::Native, _) if result >= 0 => Next::Done(result),
             // The number is free, whatever else went wrong.
             (Stage::Native, libc::EINTR) if matches!(self.request, Request::Close { .. }) => Next::Done(0),
@@ -370,6 +378,8 @@ impl Slot {
             // An old kernel did not want to wait on a non-blocking descriptor.
             (_, libc::EAGAIN) if ready => Next::Poll,
             (_, libc::EINTR) if ready => Next::Attempt { resumed: false },
+            // Held back by a lease, say: the answer to somebody who did not want to wait.
+            (_, libc::EAGAIN) if matches!(self.request, Request::Open { .. }) => Next::Done(result),
             (_, libc::EINTR | libc::EAGAIN) => Next::Again,
             _ => Next::Done(result),
         }
@@ -467,8 +477,13 @@ unsafe impl Backend for Uring {
     ///
     /// Receives from streams that have more than was asked for: the ring would serve one receive of each in turn, and by
     /// the time that it comes round again what is there has left the caches. And a few transfers after a wait that brought
-    /// at most one completion: with nobody to share it, an enter costs as much as the call, and a suspension besides.
+    /// at most one completion: with nobody to share it, an enter costs as much as the call, and a suspension besides. And
+    /// reads of files that are in memory.
     unsafe fn attempt(&mut self, request: &Request) -> Option<i32> {
+        if let Request::Read { .. } = request {
+            // SAFETY: passed on from this function's own contract.
+            return unsafe { self.warm.attempt(request, &mut self.syscalls) };
+        }
         let alone = self.tries > 0 && self.backlog.is_empty() && self.lanes.is_worth_a_try(request);
         if !alone && !self.lanes.has_more(request) {
             return None;

@@ -10,8 +10,8 @@ use std::ptr;
 use super::message::{Header, IoVecs, IoVecsMut, VECTORS_MAX};
 use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
 use crate::addr::SockAddr;
+use crate::descriptor::Target;
 use crate::operation::Request;
-use crate::socket::Target;
 
 /// The most descriptors that one message carries on Linux (`SCM_MAX_FD`).
 const FDS_MAX: usize = 253;

@@ -4,11 +4,11 @@ use std::io;
 use std::net;
 use std::time::Duration;
 
-use super::{Begin, Detach, Operation, Options, Outcome, Started, after, limits, ways_to_wait};
+use super::{Begin, Detach, Operation, Options, Outcome, Started, after, limits, on_target, ways_to_wait};
 use crate::addr::SockAddr;
+use crate::descriptor::{Descriptor, Socket, Target, release};
 use crate::instant::Instant;
 use crate::operation::Request;
-use crate::socket::{Socket, Target, adopt, release};
 
 /// A new socket: see [`socket()`].
 #[derive(Debug)]
@@ -36,7 +36,7 @@ unsafe impl Operation for NewSocket {
         Started::Request(Request::Socket { domain: self.domain, kind: self.kind, protocol: self.protocol })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
-        outcome.value().map(adopt)
+        outcome.value().map(Socket::adopt)
     }
 }
 
@@ -48,60 +48,6 @@ impl Detach for NewSocket {
 }
 
 ways_to_wait!(NewSocket => NewSocket);
-
-/// Declares an operation on a target whose request is an expression of its parameters and whose result is nothing.
-macro_rules! on_target {
-    (
-        $(#[$struct_doc:meta])* $type:ident;
-        $(#[$fn_doc:meta])* $name:ident($($field:ident: $ty:ty),*);
-        |$this:ident, $handle:ident| $request:expr
-    ) => {
-        $(#[$struct_doc])*
-        #[derive(Debug)]
-        #[must_use = "operations do nothing until they are submitted or waited for"]
-        pub struct $type<'s> {
-            target: Target<'s>,
-            $($field: $ty,)*
-            options: Options,
-        }
-
-        $(#[$fn_doc])*
-        pub fn $name<'s>(target: impl Into<Target<'s>> $(, $field: $ty)*) -> $type<'s> {
-            $type { target: target.into(), $($field,)* options: Options::NONE }
-        }
-
-        impl $type<'_> {
-            limits!();
-        }
-
-        // SAFETY: the request points into `self` at most, and `target` keeps the descriptor open.
-        unsafe impl Operation for $type<'_> {
-            type Output = io::Result<()>;
-            fn options(&self) -> Options {
-                self.options
-            }
-            fn start(&mut self, _: &Begin<'_>) -> Started {
-                let $this = self;
-                match $this.target.handle() {
-                    Ok($handle) => Started::Request($request),
-                    Err(errno) => Started::failed(errno),
-                }
-            }
-            fn finish(self, outcome: Outcome) -> Self::Output {
-                outcome.value().map(drop)
-            }
-        }
-
-        impl Detach for $type<'_> {
-            type Owned = $type<'static>;
-            fn detach(self) -> $type<'static> {
-                $type { target: self.target.detach(), $($field: self.$field,)* options: self.options }
-            }
-        }
-
-        ways_to_wait!($type<'s> => $type<'static>);
-    };
-}
 
 on_target! {
     /// A bind: see [`bind`].
@@ -189,7 +135,7 @@ unsafe impl Operation for Accept<'_> {
         }
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
-        outcome.value().map(|fd| (adopt(fd), self.addr))
+        outcome.value().map(|fd| (Socket::adopt(fd), self.addr))
     }
 }
 
@@ -206,10 +152,10 @@ ways_to_wait!(Accept<'s> => Accept<'static>);
 #[derive(Debug)]
 #[must_use = "operations do nothing until they are submitted or waited for"]
 pub struct Close {
-    socket: Option<Socket>,
+    descriptor: Option<Descriptor>,
 }
 
-/// Closes a socket. Operations on it that are in flight on the same loop are cancelled and complete first; new ones
+/// Closes a socket or a file. Operations on it that are in flight on the same loop are cancelled and complete first; new ones
 /// fail with `EBADF`. The descriptor's number is free for others only when the last clone is gone.
 ///
 /// Dropping the last clone closes as well, without telling of an error.
@@ -219,8 +165,8 @@ pub struct Close {
 /// # Errors
 /// The system's, once; the descriptor is gone all the same, also where the loop is full (`QuotaExceeded`). `EBADF` if it
 /// was closed before.
-pub fn close(socket: Socket) -> Close {
-    Close { socket: Some(socket) }
+pub fn close(descriptor: impl Into<Descriptor>) -> Close {
+    Close { descriptor: Some(descriptor.into()) }
 }
 
 // SAFETY: the request has no pointers; the descriptor is given up with it.
@@ -230,16 +176,16 @@ unsafe impl Operation for Close {
         Options::NONE
     }
     fn start(&mut self, _: &Begin<'_>) -> Started {
-        let socket = self.socket.take().expect("an operation starts once");
-        if socket.is_closed() {
+        let descriptor = self.descriptor.take().expect("an operation starts once");
+        if descriptor.is_closed() {
             return Started::failed(libc::EBADF);
         }
-        let identity = socket.handle().identity;
-        match socket.try_into_fd() {
+        let identity = descriptor.handle().identity;
+        match descriptor.try_into_fd() {
             Ok(fd) => Started::Request(Request::Close { handle: release(fd, identity) }),
             Err(shared) => {
                 shared.mark_closed();
-                self.socket = Some(shared);
+                self.descriptor = Some(shared);
                 Started::CloseShared { identity }
             }
         }

@@ -8,8 +8,8 @@ use std::ptr;
 use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
 use crate::addr::SockAddr;
 use crate::buf::{Failed, IoBuf, IoBufMut};
+use crate::descriptor::Target;
 use crate::operation::Request;
-use crate::socket::Target;
 
 /// The most buffers that one call takes on Linux (`IOV_MAX`). More are no error: the transfer is partial.
 pub(super) const VECTORS_MAX: usize = 1024;

@@ -34,8 +34,15 @@ use crate::remote::Shared;
 
 mod ancillary;
 mod control;
+mod directory;
+mod entire;
+mod file;
 mod message;
+mod metadata;
+mod open;
 mod outside;
+mod path;
+mod place;
 mod transfer;
 
 pub use ancillary::{Control, Credentials, Message, RecvMsg, SendMsg, recv_msg, send_msg};
@@ -43,12 +50,26 @@ pub use control::{
     Accept, Bind, Close, Connect, Listen, NewSocket, NextTick, Poll, Shutdown, Timer, accept, bind, close,
     connect, listen, next_tick, poll, shutdown, socket, timer, timer_at,
 };
+pub use directory::{DirEntry, Entries, Iter, ReadDir, read_dir};
+pub use entire::{ReadEntire, StepError, WriteEntire, read_entire, write_entire};
+pub use file::{
+    Allocate, CopyRange, Pipe, Read, ReadVectored, SetLen, Sync, SyncData, Write, WriteVectored, allocate,
+    copy_range, pipe, read, read_vectored, set_len, sync, sync_data, write, write_vectored,
+};
 pub use message::{
     Datagram, IoVecs, IoVecsMut, RecvFrom, RecvVectored, SendTo, SendVectored, recv_from, recv_vectored,
     send_to, send_vectored,
 };
+pub use metadata::{FileType, Metadata, Stat, stat};
+pub use open::{Open, create, open};
 pub(crate) use outside::notified;
 pub use outside::{Blocking, JobError, Notified, blocking};
+pub use path::{
+    Access, CreateDir, FileTime, HardLink, ReadLink, RealPath, Remove, Rename, SetOwner, SetPermissions,
+    SetTimes, Symlink, access, create_dir, hard_link, read_link, real_path, remove_dir, remove_file, rename,
+    set_owner, set_permissions, set_times, symlink,
+};
+pub use place::Place;
 pub use transfer::{Recv, Send, recv, send};
 
 /// An operation, ready to be handed to a loop. Implemented by the types of this module only.
@@ -231,7 +252,61 @@ macro_rules! ways_to_wait {
     };
 }
 
-pub(crate) use {limits, ways_to_wait};
+/// Declares an operation on a target whose request is an expression of its parameters and whose result is nothing.
+macro_rules! on_target {
+    (
+        $(#[$struct_doc:meta])* $type:ident;
+        $(#[$fn_doc:meta])* $name:ident($($field:ident: $ty:ty),*);
+        |$this:ident, $handle:ident| $request:expr
+    ) => {
+        $(#[$struct_doc])*
+        #[derive(Debug)]
+        #[must_use = "operations do nothing until they are submitted or waited for"]
+        pub struct $type<'s> {
+            target: Target<'s>,
+            $($field: $ty,)*
+            options: Options,
+        }
+
+        $(#[$fn_doc])*
+        pub fn $name<'s>(target: impl Into<Target<'s>> $(, $field: $ty)*) -> $type<'s> {
+            $type { target: target.into(), $($field,)* options: Options::NONE }
+        }
+
+        impl $type<'_> {
+            limits!();
+        }
+
+        // SAFETY: the request points into `self` at most, and `target` keeps the descriptor open.
+        unsafe impl Operation for $type<'_> {
+            type Output = io::Result<()>;
+            fn options(&self) -> Options {
+                self.options
+            }
+            fn start(&mut self, _: &Begin<'_>) -> Started {
+                let $this = self;
+                match $this.target.handle() {
+                    Ok($handle) => Started::Request($request),
+                    Err(errno) => Started::failed(errno),
+                }
+            }
+            fn finish(self, outcome: Outcome) -> Self::Output {
+                outcome.value().map(drop)
+            }
+        }
+
+        impl Detach for $type<'_> {
+            type Owned = $type<'static>;
+            fn detach(self) -> $type<'static> {
+                $type { target: self.target.detach(), $($field: self.$field,)* options: self.options }
+            }
+        }
+
+        ways_to_wait!($type<'s> => $type<'static>);
+    };
+}
+
+pub(crate) use {limits, on_target, ways_to_wait};
 
 /// The deadline `duration` from now.
 pub(crate) fn after(duration: Duration) -> Instant {

@@ -4,8 +4,8 @@ use std::io;
 
 use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
 use crate::buf::{IoBuf, IoBufMut};
+use crate::descriptor::Target;
 use crate::operation::Request;
-use crate::socket::Target;
 
 macro_rules! transfer {
     (

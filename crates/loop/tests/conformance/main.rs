@@ -11,6 +11,7 @@ mod exhaustion;
 mod fairness;
 mod fallback;
 mod fds;
+mod files;
 mod lifecycle;
 mod messages;
 mod sockets;
@@ -118,6 +119,35 @@ const FDS: &[Test] = &[
     test!(fds::f11_own_descriptors_close_on_exec),
 ];
 
+const FILES: &[Test] = &[
+    test!(files::g00_four_ways_to_wait),
+    test!(files::g01_open_errors),
+    test!(files::g02_odd_paths),
+    test!(files::g03_at_and_beyond_the_end),
+    test!(files::g04_all_of_it).busy(),
+    test!(files::g05_cursor_and_positions),
+    test!(files::g06_no_space),
+    test!(files::g09_large_requests).busy(),
+    test!(files::g10_direct),
+    test!(files::g11_read_dir_while_entries_go).busy(),
+    test!(files::g12_rename),
+    test!(files::g13_odd_files),
+    test!(files::g14_pool_is_isolated_and_bounded).busy().seconds(20).memory_mib(64),
+    test!(files::g15_holes_and_lengths),
+    test!(files::g16_metadata),
+    test!(files::g17_names),
+    test!(files::g18_entire_files).busy(),
+    test!(files::g19_copy_range).busy(),
+    test!(files::g20_warm_reads).busy(),
+    test!(files::e08_pipes).busy(),
+    test!(files::e08_terminal),
+    test!(files::e09_fifo),
+    test!(files::c11_dropped_open).busy().seconds(20),
+    test!(files::c17_cancelled_in_the_queue).busy(),
+    test!(files::o08_identity),
+    test!(files::o09_beneath),
+];
+
 const EXHAUSTION: &[Test] = &[
     test!(exhaustion::h01_more_than_the_queue_holds).busy(),
     test!(exhaustion::h02_completion_queue_overflows).busy().seconds(10),
@@ -164,7 +194,7 @@ const FALLBACK: &[Test] = &[
 
 fn main() -> ExitCode {
     let suite =
-        [LIFECYCLE, TIMERS, CONTRACT, SOCKETS, MESSAGES, FDS, EXHAUSTION, THREADS, FAIRNESS, FALLBACK]
+        [LIFECYCLE, TIMERS, CONTRACT, SOCKETS, MESSAGES, FDS, FILES, EXHAUSTION, THREADS, FAIRNESS, FALLBACK]
             .concat();
     towpath_harness::main(&suite)
 }

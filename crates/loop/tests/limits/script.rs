@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use towpath_harness::net;
 use towpath_loop::op::{self, Detach, Operation};
-use towpath_loop::{Event, Loop, SockAddr, Socket, is_canceled};
+use towpath_loop::{Event, File, Loop, SockAddr, Socket, is_canceled};
 
 use crate::common::{half_unix, poke, socket, tcp, unix};
 
@@ -35,6 +35,9 @@ impl Transcript {
         script.ends();
         script.errors();
         script.without_descriptors();
+        script.files();
+        script.names();
+        script.pipes();
         assert_eq!(loop_.in_flight(), 0);
         script.lines
     }
@@ -344,6 +347,106 @@ impl Transcript {
         let outcome = waiting.take().unwrap();
         self.note("event from a thread", outcome);
         notifier.join().unwrap();
+    }
+
+    /// A directory of its own, open, and where it is.
+    fn directory(&mut self) -> (File, std::path::PathBuf) {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("towpath-script-{}-{number}", std::process::id()));
+        self.step("make a directory", op::create_dir(&path));
+        (self.made("open a directory", op::open(&path)), path)
+    }
+
+    fn files(&mut self) {
+        let (dir, path) = self.directory();
+        let file = self.made("make a file", op::create("file").read(true).at(dir.clone()));
+        self.step("write", op::write(&file, b"0123456789".to_vec()));
+        self.step("write at", op::write(&file, b"ab".to_vec()).at(8).all(true));
+        self.step("write vectored", op::write_vectored(&file, vec![b"xy".to_vec(), b"z".to_vec()]));
+        self.step("read at the cursor", op::read(&file, vec![0; 4]));
+        self.step("read at", op::read(&file, vec![0; 8]).at(7).all(true));
+        self.step("read beyond the end", op::read(&file, vec![0; 8]).at(1000));
+        self.step("read vectored", op::read_vectored(&file, vec![vec![0; 3], vec![0; 9]]).at(1));
+        self.step("sync", op::sync(&file));
+        self.step("sync data", op::sync_data(&file));
+        self.step("set the length", op::set_len(&file, 5));
+        self.step("allocate", op::allocate(&file, 0, 6, 0));
+        self.step("read the rest", op::read(&file, vec![0; 8]).at(2));
+        self.step("allocate nothing", op::allocate(&file, 0, 0, 0));
+        let stat = self.made("stat", op::stat("file").at(dir.clone()));
+        self.note("length", Ok::<_, io::Error>((stat.len(), stat.nlink(), stat.file_type())));
+        self.step("open beneath", op::open("../x").at(dir.clone()).resolve(libc::RESOLVE_BENEATH));
+        self.step("open nothing", op::open("nothing").at(dir.clone()));
+        self.step("open again", op::open("file").write(true).create_new(true).at(dir.clone()));
+        let appended = self.made("open to append", op::open("file").append(true).at(dir.clone()));
+        self.step("append", op::write(&appended, b"!".to_vec()).at(0));
+        self.step("read whole", op::read_entire("file").at(dir.clone()));
+        self.step("write whole", op::write_entire("whole", b"whole".to_vec()).at(dir.clone()));
+        let whole = self.made("open it", op::open("whole").at(dir.clone()));
+        self.step("copy", op::copy_range(&whole, &file, 100).to_at(1).all(true));
+        self.step("read what was copied", op::read_entire("file").at(dir.clone()));
+        self.step("read a directory", op::read(&dir, vec![0; 4]));
+        self.step("write what is open to read", op::write(&whole, b"x".to_vec()));
+        self.step("close", op::close(file));
+        self.step("a bad offset", op::read(&whole, vec![0; 4]).at(u64::MAX));
+        self.step("a bad path", op::open("a\0b").at(dir));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    fn names(&mut self) {
+        let (dir, path) = self.directory();
+        let at = || dir.clone();
+        self.step("write a", op::write_entire("a", b"a".to_vec()).at(at()));
+        self.step("rename", op::rename("a", "b").from_at(at()).to_at(at()));
+        self.step("write c", op::write_entire("c", b"c".to_vec()).at(at()));
+        self.step("rename, not replacing", op::rename("b", "c").from_at(at()).to_at(at()).no_replace());
+        self.step("exchange", op::rename("b", "c").from_at(at()).to_at(at()).exchange());
+        self.step("read b", op::read_entire("b").at(at()));
+        self.step("link", op::hard_link("b", "d").from_at(at()).to_at(at()));
+        self.step("link again", op::hard_link("b", "d").from_at(at()).to_at(at()));
+        self.step("symlink", op::symlink("nowhere", "e").at(at()));
+        self.step("read link", op::read_link("e").at(at()));
+        self.step("follow it", op::stat("e").at(at()).mask(libc::STATX_TYPE));
+        self.step("make a directory", op::create_dir("f").at(at()));
+        self.step("make it again", op::create_dir("f").at(at()));
+        self.step("remove a file as a directory", op::remove_dir("b").at(at()));
+        self.step("remove a directory as a file", op::remove_file("f").at(at()));
+        self.step("remove it", op::remove_dir("f").at(at()));
+        self.step("remove a file", op::remove_file("b").at(at()));
+        self.step("remove nothing", op::remove_file("b").at(at()));
+        self.step("access", op::access("c", libc::R_OK).at(at()));
+        self.step("permissions", op::set_permissions("c", 0o400).at(at()));
+        self.step("owner", op::set_owner("c", None, None).at(at()));
+        self.step("times", op::set_times("c", op::FileTime::Omit, op::FileTime::Now).at(at()));
+        let entries = self.made("entries", op::read_dir(at()));
+        let mut names: Vec<_> = entries.iter().map(|entry| entry.name().to_owned()).collect();
+        names.sort();
+        self.note("names", Ok::<_, io::Error>(names));
+        let real = self.made("real path", op::real_path(&path));
+        self.note("the same", Ok::<_, io::Error>(real == path.canonicalize().unwrap()));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    fn pipes(&mut self) {
+        for flags in [0, libc::O_NONBLOCK] {
+            let (from, to) = self.made("pipe", op::pipe().flags(flags));
+            self.step("read nothing in time", op::read(&from, vec![0; 4]).timeout(Duration::from_millis(3)));
+            let waiting = self.loop_.start(op::read(&from, vec![0; 4]));
+            poke(&self.loop_);
+            self.step("write", op::write(&to, b"through".to_vec()));
+            let outcome = waiting.take().unwrap();
+            self.note("read that waited", outcome);
+            self.step("read vectored", op::read_vectored(&from, vec![vec![0; 2], vec![0; 2]]));
+            self.step("read at an offset", op::read(&from, vec![0; 2]).at(0));
+            let canceled = self.loop_.start(op::read(&from, vec![0; 4]));
+            poke(&self.loop_);
+            assert!(self.loop_.cancel(canceled.id()));
+            let outcome = canceled.take().unwrap();
+            self.note("read", outcome);
+            self.step("close", op::close(to));
+            self.step("read the end", op::read(&from, vec![0; 4]));
+        }
     }
 }
 

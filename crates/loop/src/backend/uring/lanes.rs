@@ -100,6 +100,8 @@ pub(super) fn lane_of(request: &Request) -> LaneId {
         {
             LaneId::new(handle, Direction::Write)
         }
+        Request::ReadStream { handle, .. } => LaneId::new(handle, Direction::Read),
+        Request::WriteStream { handle, .. } => LaneId::new(handle, Direction::Write),
         // What was to be sent before it is sent before it.
         Request::Shutdown { handle, how } if how != libc::SHUT_RD => LaneId::new(handle, Direction::Write),
         _ => LaneId::NONE,

@@ -152,6 +152,7 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
         (Some(opcode), _) if has(opcode.code) => Support::Native,
         (_, Elsewhere::Direct) => Support::Direct,
         (_, Elsewhere::Ready(_) | Elsewhere::Wait) => Support::Readiness,
+        (_, Elsewhere::Pool) => Support::Pool,
         (_, Elsewhere::Loop) => Support::Unsupported,
     });
     let ring = Ring::new(io);

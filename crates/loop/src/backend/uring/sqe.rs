@@ -1,6 +1,6 @@
 //! From a [`Request`] to the entry that asks the kernel for it.
 
-use io_uring::types::Fd;
+use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 
 use crate::operation::{Request, TRANSFER_MAX};
@@ -15,7 +15,20 @@ const NEW_FD: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 #[inline]
 pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
     match *request {
-        Request::Nop | Request::Timer | Request::External | Request::Shutdown { .. } => {
+        Request::Nop
+        | Request::Timer
+        | Request::External
+        | Request::Shutdown { .. }
+        | Request::Access { .. }
+        | Request::SetPermissions { .. }
+        | Request::SetOwner { .. }
+        | Request::SetTimes { .. }
+        | Request::ReadLink { .. }
+        | Request::RealPath { .. }
+        | Request::ReadDir { .. }
+        | Request::CopyRange { .. }
+        | Request::ReadEntire { .. }
+        | Request::WriteEntire { .. } => {
             unreachable!("{:?} has no opcode", request.kind())
         }
         Request::Socket { domain, kind, protocol } => {
@@ -58,7 +71,62 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         }
         Request::Close { handle } => opcode::Close::new(Fd(handle.fd)).build(),
         Request::Poll { handle, events } => poll(handle.fd, events),
+        Request::Read { handle, vectors, count, at } | Request::ReadStream { handle, vectors, count, at } => {
+            opcode::Readv::new(Fd(handle.fd), vectors, count as u32).offset(at).build()
+        }
+        Request::Write { handle, vectors, count, at }
+        | Request::WriteStream { handle, vectors, count, at } => {
+            opcode::Writev::new(Fd(handle.fd), vectors, count as u32).offset(at).build()
+        }
+        Request::Sync { handle, data_only } => {
+            let flags = if data_only { FsyncFlags::DATASYNC } else { FsyncFlags::empty() };
+            opcode::Fsync::new(Fd(handle.fd)).flags(flags).build()
+        }
+        Request::SetLen { handle, len } => opcode::Ftruncate::new(Fd(handle.fd), len).build(),
+        Request::Allocate { handle, mode, offset, len } => {
+            opcode::Fallocate::new(Fd(handle.fd), len).offset(offset).mode(mode).build()
+        }
+        Request::Open { dir, path, how } => {
+            // SAFETY: `how` is valid by this function's contract.
+            let how = unsafe { *how };
+            let flags = how.flags as i32;
+            let entry =
+                opcode::OpenAt::new(Fd(dir.fd), path).flags(flags).mode(how.mode as libc::mode_t).build();
+            patiently(entry, flags)
+        }
+        Request::OpenResolved { dir, path, how } => {
+            // SAFETY: as above.
+            let flags = unsafe { (*how).flags as i32 };
+            patiently(opcode::OpenAt2::new(Fd(dir.fd), path, how.cast()).build(), flags)
+        }
+        Request::Stat { dir, path, flags, mask, out } => {
+            opcode::Statx::new(Fd(dir.fd), path, out.cast()).flags(flags).mask(mask).build()
+        }
+        Request::Rename { dir, path, to, flags } => {
+            // SAFETY: `to` is valid by this function's contract.
+            let to = unsafe { *to };
+            opcode::RenameAt::new(Fd(dir.fd), path, Fd(to.dir.fd), to.path).flags(flags).build()
+        }
+        Request::HardLink { dir, path, to, flags } => {
+            // SAFETY: as above.
+            let to = unsafe { *to };
+            opcode::LinkAt::new(Fd(dir.fd), path, Fd(to.dir.fd), to.path).flags(flags).build()
+        }
+        Request::Symlink { dir, path, original } => {
+            opcode::SymlinkAt::new(Fd(dir.fd), original, path).build()
+        }
+        Request::Remove { dir, path, flags } => opcode::UnlinkAt::new(Fd(dir.fd), path).flags(flags).build(),
+        Request::CreateDir { dir, path, mode } => opcode::MkDirAt::new(Fd(dir.fd), path).mode(mode).build(),
+        Request::Pipe { fds, flags } => {
+            opcode::Pipe::new(fds.cast()).flags((flags | libc::O_CLOEXEC) as u32).build()
+        }
     }
+}
+
+/// An open that waits where it has to. The ring would try it without blocking at first, and that is not the same: a FIFO
+/// then opens before its other end does, or not at all. So a thread of the kernel's makes it.
+fn patiently(entry: squeue::Entry, flags: i32) -> squeue::Entry {
+    if flags & libc::O_NONBLOCK != 0 { entry } else { entry.flags(squeue::Flags::ASYNC) }
 }
 
 /// The entry for a one-shot poll.
