@@ -113,16 +113,18 @@ impl Core {
         shared: &Arc<Shared>,
     ) -> Result<OpId, Outcome> {
         let id = self.slots.next();
-        let started = self.admit(id, 1, shared, start);
-        let mut tried = false;
-        if let Started::Request(request) = &started
-            && !options.all
-        {
+        let mut started = self.admit(id, 1, shared, start);
+        let (mut tried, mut progress) = (false, 0);
+        if let Started::Request(request) = &mut started {
             // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
             match unsafe { self.backend.attempt(request) } {
                 // These are held back, or wait some other way, which takes a slot.
                 Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
                 Some(result) if is_unwatchable(request, result) => {}
+                // SAFETY: as above.
+                Some(result @ 1..) if options.all && unsafe { advance(request, result as usize) } => {
+                    progress = result as usize;
+                }
                 Some(result) => {
                     self.stats.submitted += 1;
                     self.stats.completed += 1;
@@ -133,7 +135,9 @@ impl Core {
         }
         let taken = self.slots.take();
         debug_assert_eq!(id, taken);
-        self.slots.at(id.index).sink = Sink::Waiting(waiting);
+        let slot = self.slots.at(id.index);
+        slot.sink = Sink::Waiting(waiting);
+        slot.progress = progress;
         let Some(result) = self.begin(id, started, options, tried) else { return Ok(id) };
         match self.settle(id, result) {
             // An `all` transfer that goes on, or an accept held back.

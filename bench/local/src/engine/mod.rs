@@ -11,3 +11,4 @@ pub mod smol;
 pub mod threads;
 pub mod tokio;
 pub mod towpath;
+mod towpath_files;

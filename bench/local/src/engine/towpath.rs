@@ -26,7 +26,10 @@ fn run(options: &Options, backend: BackendKind) -> Outcome {
     let builder = towpath::Runtime::builder().workers(options.workers).backend(backend);
     // SAFETY: no crate that its tasks use keeps a stack frame's address in a thread-local.
     let runtime = unsafe { builder.build() }.expect("the backend was looked for");
-    runtime.run(|| blocking::tasks::<Towpath>(options))
+    runtime.run(|| match options.scenario.starts_with("file") {
+        true => super::towpath_files::run(options).expect("files can be read and written"),
+        false => blocking::tasks::<Towpath>(options),
+    })
 }
 
 struct Towpath;
