@@ -517,6 +517,13 @@ unsafe fn advance(request: &mut Request, n: usize) -> bool {
             vector.iov_len -= n;
             vector.iov_len > 0
         }
+        Request::SendFile { at, len, .. } => {
+            if *at != CURSOR {
+                *at += n as u64;
+            }
+            *len -= n;
+            *len > 0
+        }
         Request::CopyRange { args } => {
             // SAFETY: the arguments are the operation's own, and nobody carries it out now.
             let args = unsafe { &mut **args };

@@ -82,6 +82,9 @@ pub enum Request {
     RecvMsg { handle: Handle, msg: *mut libc::msghdr, flags: i32 },
     /// `sendmsg(2)`, never raising SIGPIPE.
     SendMsg { handle: Handle, msg: *const libc::msghdr, flags: i32 },
+    /// `sendfile(2)` to the socket `handle`, never raising SIGPIPE; the result is the number of bytes, 0 at the end of
+    /// the file. From `at`, or the file's cursor ([`CURSOR`]).
+    SendFile { handle: Handle, file: RawFd, at: u64, len: usize },
     /// `shutdown(2)`.
     Shutdown { handle: Handle, how: i32 },
     /// `close(2)`. Whatever the result, the descriptor is gone.
@@ -235,6 +238,7 @@ pub enum Kind {
     Send,
     RecvMsg,
     SendMsg,
+    SendFile,
     Shutdown,
     Close,
     Poll,
@@ -397,6 +401,7 @@ pub const OPERATIONS: &[Description] = {
             "sendmsg",
             Ready(Direction::Write),
         ),
+        row(Kind::SendFile, "sendfile", None, "sendfile", Ready(Direction::Write)),
         // IORING_OP_SHUTDOWN (5.11) always goes to a kernel thread, for a call that never blocks.
         row(Kind::Shutdown, "shutdown", None, "shutdown", Direct),
         row(Kind::Close, "close", code(op::Close::CODE, "IORING_OP_CLOSE", "5.6"), "close", Direct),
@@ -509,6 +514,7 @@ impl Request {
             Request::Send { .. } => Kind::Send,
             Request::RecvMsg { .. } => Kind::RecvMsg,
             Request::SendMsg { .. } => Kind::SendMsg,
+            Request::SendFile { .. } => Kind::SendFile,
             Request::Shutdown { .. } => Kind::Shutdown,
             Request::Close { .. } => Kind::Close,
             Request::Poll { .. } => Kind::Poll,
@@ -563,6 +569,7 @@ impl Request {
             | Request::Send { handle, .. }
             | Request::RecvMsg { handle, .. }
             | Request::SendMsg { handle, .. }
+            | Request::SendFile { handle, .. }
             | Request::Shutdown { handle, .. }
             | Request::Close { handle }
             | Request::Poll { handle, .. }

@@ -11,7 +11,8 @@ use std::slice;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::files;
-use crate::operation::{Direction, Elsewhere, Handle, Request, TRANSFER_MAX};
+use super::sigpipe::without_sigpipe;
+use crate::operation::{CURSOR, Direction, Elsewhere, Handle, Request, TRANSFER_MAX};
 
 /// Tries once. `Some(result)` when it is over, `None` when it would block and should be tried again once its
 /// [direction](Request::direction) is ready. `resumed` tells that an earlier attempt would have blocked.
@@ -108,6 +109,16 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
             unsafe { libc::sendmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
         }
+        Request::SendFile { handle, file, at, len } => {
+            let mut offset = at as libc::off_t;
+            let place = if at == CURSOR { std::ptr::null_mut() } else { &raw mut offset };
+            let len = len.min(TRANSFER_MAX);
+            // SAFETY: `place` is null or ours.
+            return without_sigpipe(|| match unsafe { libc::sendfile(handle.fd, file, place, len) } {
+                n if n >= 0 => Ok(n as i32),
+                _ => Err(errno()),
+            });
+        }
         Request::Shutdown { handle, how } => {
             // SAFETY: no pointers.
             unsafe { libc::shutdown(handle.fd, how) as isize }
@@ -129,7 +140,7 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
 
 /// The descriptor, for calls that go past the C library: its versions can be cancelled by `pthread_cancel`, which nobody
 /// does, and pay for that each time.
-pub(super) fn borrow<'a>(handle: Handle) -> Result<BorrowedFd<'a>, i32> {
+pub(crate) fn borrow<'a>(handle: Handle) -> Result<BorrowedFd<'a>, i32> {
     if handle.fd < 0 {
         return Err(libc::EBADF);
     }

@@ -39,6 +39,7 @@ pub(crate) mod eventfd;
 pub(crate) mod files;
 pub(crate) mod poll;
 pub mod readiness;
+mod sigpipe;
 pub(crate) mod uring;
 pub(crate) mod warm;
 

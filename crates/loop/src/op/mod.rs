@@ -43,6 +43,7 @@ mod open;
 mod outside;
 mod path;
 mod place;
+mod sendfile;
 mod transfer;
 
 pub use ancillary::{Control, Credentials, Message, RecvMsg, SendMsg, recv_msg, send_msg};
@@ -70,6 +71,7 @@ pub use path::{
     set_owner, set_permissions, set_times, symlink,
 };
 pub use place::Place;
+pub use sendfile::{SendFile, sendfile};
 pub use transfer::{Recv, Send, recv, send};
 
 /// An operation, ready to be handed to a loop. Implemented by the types of this module only.

@@ -14,6 +14,7 @@ mod fds;
 mod files;
 mod lifecycle;
 mod messages;
+mod sendfile;
 mod sockets;
 mod threads;
 mod timers;
@@ -97,6 +98,10 @@ const SOCKETS: &[Test] = &[
 ];
 
 const MESSAGES: &[Test] = &[
+    test!(sendfile::d22_sendfile_all),
+    test!(sendfile::d22_sendfile_steps),
+    test!(sendfile::d22_sendfile_stalls),
+    test!(sendfile::d22_sendfile_refused),
     test!(messages::e01_datagrams_with_control),
     test!(messages::e07_descriptors_pass),
     test!(messages::e07_surplus_descriptors_are_closed),

@@ -18,6 +18,7 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         Request::Nop
         | Request::Timer
         | Request::External
+        | Request::SendFile { .. }
         | Request::Shutdown { .. }
         | Request::Access { .. }
         | Request::SetPermissions { .. }
