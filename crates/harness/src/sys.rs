@@ -172,6 +172,15 @@ pub fn signal_name(signal: i32) -> String {
     name.unwrap_or_else(|| format!("signal {signal}"))
 }
 
+/// Stops this whole process for `duration`, as from outside.
+pub fn stop_for(duration: std::time::Duration) {
+    use rustix::process::{Signal, getpid, kill_process};
+    let wake = format!("sleep {}; kill -CONT {}", duration.as_secs_f64(), getpid().as_raw_nonzero());
+    let mut waker = std::process::Command::new("sh").args(["-c", &wake]).spawn().expect("a shell");
+    kill_process(getpid(), Signal::STOP).expect("SIGSTOP");
+    waker.wait().expect("the shell ends");
+}
+
 /// Gives SIGPIPE its default disposition, which is to kill; Rust's start-up ignores it.
 pub fn default_sigpipe() {
     // SAFETY: `SIG_DFL` is a valid disposition.

@@ -121,6 +121,13 @@ impl Config {
         self
     }
 
+    /// Does as if the kernel could not link operations, so that tests reach the way around it.
+    #[doc(hidden)]
+    pub fn without_links(mut self) -> Config {
+        self.uring.without_links = true;
+        self
+    }
+
     /// Makes the loop.
     ///
     /// Without [`backend`](Config::backend), the environment variable `TOWPATH_BACKEND` decides (`io_uring`,

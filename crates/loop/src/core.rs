@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Backend, Completions, Submitted};
+use crate::backend::{Backend, Chained, Completions, Submitted};
 use crate::event_loop::Loop;
 use crate::instant::Instant;
 use crate::offload::Offload;
@@ -15,13 +15,16 @@ use crate::op::{Begin, Operation, Options, Outcome, Started};
 use crate::operation::{CURSOR, Kind, OPERATIONS, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
-use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots};
+use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots, Why};
 use crate::stats::Stats;
 use crate::timer::Wheel;
 use crate::wait::Waiting;
 
+pub(crate) mod group;
+
 /// All the state of a loop.
 pub(crate) struct Core {
+    shared: Arc<Shared>,
     pub(crate) slots: Slots,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) wheel: Wheel,
@@ -36,6 +39,10 @@ pub(crate) struct Core {
     closing: Vec<Closing>,
     /// What the pool carries out.
     offload: Offload,
+    /// How many operations in flight do not keep the loop running.
+    pub(crate) background: usize,
+    /// A chain on its way to the backend; kept for its memory.
+    chain: Vec<Chained>,
     pub(crate) stats: Stats,
 }
 
@@ -72,6 +79,8 @@ impl Core {
         let now = backend.now();
         let pooled = std::array::from_fn(|index| backend.support(OPERATIONS[index].kind) == Support::Pool);
         Core {
+            offload: Offload::new(shared.clone(), pooled),
+            shared,
             slots: Slots::default(),
             wheel: Wheel::new(now),
             backend,
@@ -81,13 +90,14 @@ impl Core {
             limit,
             crowded: false,
             closing: Vec::new(),
-            offload: Offload::new(shared, pooled),
+            background: 0,
+            chain: Vec::new(),
             stats: Stats::default(),
         }
     }
 
     /// Begins an operation whose outcome goes to a callback.
-    pub(crate) fn begin_payload<O, F>(&mut self, op: O, callback: F, shared: &Arc<Shared>) -> OpId
+    pub(crate) fn begin_payload<O, F>(&mut self, op: O, callback: F) -> OpId
     where
         O: Operation + 'static,
         F: FnOnce(&Loop, O::Output) + 'static,
@@ -97,7 +107,7 @@ impl Core {
         let place = self.slots.place(id, payload_type::<O, F>(), Payload { op, callback });
         // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
         let op = unsafe { &mut (*place.as_ptr()).op };
-        let started = self.admit(id, 0, shared, |begin| op.start(begin));
+        let started = self.admit(id, 0, |begin| op.start(begin));
         if let Some(result) = self.begin(id, started, options, false) {
             self.finish_later(id, result);
         }
@@ -110,10 +120,9 @@ impl Core {
         start: impl FnOnce(&Begin<'_>) -> Started,
         options: Options,
         waiting: NonNull<Waiting>,
-        shared: &Arc<Shared>,
     ) -> Result<OpId, Outcome> {
         let id = self.slots.next();
-        let mut started = self.admit(id, 1, shared, start);
+        let mut started = self.admit(id, 1, start);
         let (mut tried, mut progress) = (false, 0);
         if let Started::Request(request) = &mut started {
             // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
@@ -150,17 +159,11 @@ impl Core {
     }
 
     /// Fills the request of a new slot in, unless there are too many already; `more` of them are about to be taken.
-    fn admit(
-        &mut self,
-        id: OpId,
-        more: usize,
-        shared: &Arc<Shared>,
-        start: impl FnOnce(&Begin<'_>) -> Started,
-    ) -> Started {
+    fn admit(&mut self, id: OpId, more: usize, start: impl FnOnce(&Begin<'_>) -> Started) -> Started {
         if self.slots.len() + more > self.limit {
             Started::failed(libc::EDQUOT)
         } else {
-            start(&Begin { id, shared })
+            start(&Begin { id, shared: &self.shared })
         }
     }
 
@@ -172,6 +175,7 @@ impl Core {
             Started::Done(result) => return Some(result),
             Started::Request(request) => request,
             Started::CloseShared { .. } => Request::External,
+            Started::Group(group) => Request::Group(group),
         };
         if options.deadline != Instant::NEVER {
             self.wheel.arm(&mut self.slots, id.index, options.deadline.0);
@@ -179,7 +183,13 @@ impl Core {
         let slot = self.slots.at(id.index);
         slot.request = request;
         slot.flags.all = options.all;
-        let result = dispatch(&mut *self.backend, &mut self.offload, id, slot, tried);
+        let result = match request {
+            Request::Group(group) => {
+                slot.phase = Phase::Loop;
+                self.begin_group(id, group)
+            }
+            _ => dispatch(&mut *self.backend, &mut self.offload, id, slot, tried),
+        };
         if let Started::CloseShared { identity } = started {
             self.close_shared(id, identity);
         }
@@ -217,27 +227,34 @@ impl Core {
             // SAFETY: its frame waits for the completion, which has not been delivered.
             Some(Sink::Waiting(waiting)) => prefetch(unsafe { waiting.as_ref() }.task().cast(), 3),
             Some(Sink::Payload { place, .. }) => prefetch(place.as_ptr(), 2),
-            Some(Sink::None) | None => {}
+            Some(Sink::None | Sink::Member { .. }) | None => {}
         }
     }
 
-    pub(crate) fn cancel(&mut self, id: OpId, mark: impl FnOnce(&mut Flags)) -> bool {
+    pub(crate) fn cancel(&mut self, id: OpId, why: Why) -> bool {
         let Some(slot) = self.slots.get(id) else { return false };
         if slot.phase == Phase::Ready {
-            // Over, unless there is more to do: that will not be begun.
-            let goes_on = slot.flags.all || slot.flags.polling;
+            // Over, unless there is more to do, or it comes back from a chain not begun: then it will not be.
+            let goes_on = slot.flags.all || slot.flags.polling || matches!(slot.sink, Sink::Member { .. });
             if goes_on {
-                mark(&mut slot.flags);
+                slot.flags.mark(why);
             }
             return goes_on;
         }
-        let asked = slot.flags.canceled || slot.flags.timed_out;
-        mark(&mut slot.flags);
+        let asked = slot.flags.ended();
+        slot.flags.mark(why);
+        if let (Phase::Loop, Request::Group(group)) = (slot.phase, slot.request) {
+            self.stats.canceled += u64::from(!asked);
+            self.cancel_members(group, why);
+            return true;
+        }
         if asked {
             return true;
         }
         self.stats.canceled += 1;
         match slot.phase {
+            // It will not be begun, or ended when its turn comes.
+            Phase::Linked => {}
             Phase::Backend => {
                 let polling = slot.flags.polling;
                 let request = if polling { readiness_of(&slot.request) } else { slot.request };
@@ -263,6 +280,40 @@ impl Core {
         self.wheel.disarm(&mut self.slots, id.index);
         let pause = PAUSE << before.min(7);
         self.wheel.arm(&mut self.slots, id.index, self.backend.now().saturating_add(pause));
+    }
+
+    /// Whether anything is in flight that is not in the background.
+    pub(crate) fn keeps_running(&self) -> bool {
+        self.slots.len() > self.background
+    }
+
+    /// Moves the deadline of an operation in flight. False if it is over or about to be, or held back.
+    pub(crate) fn reset(&mut self, id: OpId, at: Instant) -> bool {
+        let Some(slot) = self.slots.get(id) else { return false };
+        let held_back = slot.phase == Phase::Loop && matches!(slot.request, Request::Accept { .. });
+        if !matches!(slot.phase, Phase::Backend | Phase::Loop | Phase::Pool)
+            || slot.flags.ended()
+            || held_back
+        {
+            return false;
+        }
+        self.wheel.disarm(&mut self.slots, id.index);
+        if at != Instant::NEVER {
+            self.wheel.arm(&mut self.slots, id.index, at.0);
+        }
+        true
+    }
+
+    /// Whether an operation in flight keeps the loop running. False if it is over.
+    pub(crate) fn set_background(&mut self, id: OpId, on: bool) -> bool {
+        let Some(slot) = self.slots.get(id) else { return false };
+        let request = slot.request;
+        let was = std::mem::replace(&mut slot.flags.background, on);
+        self.background = self.background + usize::from(on) - usize::from(was);
+        if let Request::Group(group) = request {
+            self.set_members_background(group, on);
+        }
+        true
     }
 
     /// Completes an operation that waits for something outside. False if it is over: the news were not delivered.
@@ -319,7 +370,7 @@ impl Core {
                     self.finish_later(id, result);
                 }
                 _ => {
-                    self.cancel(id, |flags| flags.timed_out = true);
+                    self.cancel(id, Why::TimedOut);
                 }
             }
         }
@@ -348,7 +399,15 @@ impl Core {
                 debug_assert!(false, "a completion for {id:?}, which is over");
                 return None;
             };
-            let ended = slot.flags.canceled || slot.flags.timed_out;
+            let ended = slot.flags.ended();
+            if result == -libc::ECANCELED
+                && !ended
+                && let Sink::Member { group, index } = slot.sink
+                && self.is_ahead(group, index)
+            {
+                return self.come_back(group, index);
+            }
+            let slot = self.slots.at(id.index);
             if std::mem::take(&mut slot.flags.polling) && result >= 0 {
                 if !ended {
                     result = hand_to_pool(&mut self.offload, id, slot)?;
@@ -395,6 +454,7 @@ impl Core {
             outcome: Outcome { result, progress: slot.progress },
         };
         let identity = slot.request.handle().map_or(0, |handle| handle.identity);
+        self.background -= usize::from(slot.flags.background);
         self.wheel.disarm(&mut self.slots, id.index);
         self.stats.completed += 1;
         if !self.closing.is_empty() {
@@ -420,7 +480,7 @@ impl Core {
         let mine = |slot: &Slot| slot.request.handle().is_some_and(|handle| handle.identity == identity);
         let users = self.slots.select(mine);
         for user in &users {
-            self.cancel(*user, |flags| flags.canceled = true);
+            self.cancel(*user, Why::Canceled);
         }
         if users.is_empty() {
             self.complete_external(id, 0);
@@ -450,7 +510,7 @@ impl Core {
 
     pub(crate) fn support(&self, kind: Kind) -> Support {
         match kind {
-            Kind::Nop | Kind::Timer => Support::Native,
+            Kind::Nop | Kind::Timer | Kind::Group => Support::Native,
             Kind::External => Support::Pool,
             kind => self.backend.support(kind),
         }
@@ -551,7 +611,7 @@ fn dispatch(
 ) -> Option<i32> {
     match slot.request {
         Request::Nop => Some(0),
-        Request::Timer | Request::External => {
+        Request::Timer | Request::External | Request::Group(_) => {
             slot.phase = Phase::Loop;
             None
         }

@@ -1,7 +1,7 @@
 //! Descriptors with an identity, which their number alone does not have.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -63,7 +63,7 @@ fn next_identity() -> u64 {
 
 impl Descriptor {
     /// Takes over a descriptor as it is.
-    fn new(fd: OwnedFd) -> Descriptor {
+    pub(crate) fn new(fd: OwnedFd) -> Descriptor {
         let (closed, nature) = (AtomicBool::new(false), AtomicU8::new(0));
         Descriptor(Arc::new(Inner { fd, identity: next_identity(), closed, nature }))
     }
@@ -75,6 +75,11 @@ impl Descriptor {
     /// Whether [`close`](crate::op::close) was called on this or a clone of it.
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody else has it, nor can get it from anybody.
+    pub(crate) fn is_unique(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     pub(crate) fn mark_closed(&self) {
@@ -300,9 +305,4 @@ impl Target<'_> {
             Target::Lost(errno) => Target::Lost(errno),
         }
     }
-}
-
-/// Gives the raw descriptor up for a close operation.
-pub(crate) fn release(fd: OwnedFd, identity: u64) -> Handle {
-    Handle { fd: fd.into_raw_fd(), identity }
 }

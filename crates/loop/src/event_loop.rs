@@ -21,7 +21,7 @@ use crate::mpsc::{Consumer, inbox};
 use crate::op::{Detach, Operation, Outcome};
 use crate::operation::{Kind, OPERATIONS, OpId, Request, Support};
 use crate::remote::{Errand, Message, Remote, Shared};
-use crate::slots::{Phase, Sink};
+use crate::slots::{Phase, Sink, Why};
 use crate::stats::Stats;
 use crate::wait::Waiting;
 
@@ -107,7 +107,7 @@ impl Loop {
     ///
     /// Any id will do at any time: one whose operation is over is not found, whoever uses its slot now.
     pub fn cancel(&self, id: OpId) -> bool {
-        !self.is_child() && self.0.core.borrow_mut().cancel(id, |flags| flags.canceled = true)
+        !self.is_child() && self.0.core.borrow_mut().cancel(id, Why::Canceled)
     }
 
     /// Ends an operation silently: its callback is dropped uncalled, once the kernel has let go of the operation (a
@@ -121,7 +121,7 @@ impl Loop {
         let Some(slot) = core.slots.get(id) else { return false };
         slot.flags.removed = true;
         if slot.phase != Phase::Loop || !matches!(slot.request, Request::Timer) {
-            core.cancel(id, |flags| flags.canceled = true);
+            core.cancel(id, Why::Canceled);
             return true;
         }
         // Nobody but the loop knows of it, and most timers end like this.
@@ -140,6 +140,31 @@ impl Loop {
         core.slots.len() >= core.limit
     }
 
+    /// Whether an operation in flight keeps [`run`](Loop::run) going, as it does unless told otherwise. With `true` it does
+    /// not: a background timer, say, or the accept of a program that ends when its work is done. False if it is over.
+    #[doc(alias = "unref")]
+    pub fn set_background(&self, id: OpId, background: bool) -> bool {
+        self.0.core.borrow_mut().set_background(id, background)
+    }
+
+    /// Moves a [`timer`](crate::op::timer()) that has not fired to another moment, sooner or later; it fires once, then. For
+    /// any other operation that is in flight, the same for its [time-out](crate::op::Recv::timeout). False if it is over, or
+    /// asked to end, or waits for its turn in a batch.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use towpath_loop::{Instant, Loop, op};
+    /// let loop_ = Loop::new()?;
+    /// let id = loop_.submit(op::timer(Duration::from_secs(86_400)), |_, outcome| assert!(outcome.is_ok()));
+    /// assert!(loop_.reset(id, Instant::now() + Duration::from_millis(1)));
+    /// loop_.run()?;
+    /// assert!(!loop_.reset(id, Instant::NEVER));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn reset(&self, id: OpId, at: Instant) -> bool {
+        self.0.core.borrow_mut().reset(id, at)
+    }
+
     /// [`submit`](Loop::submit) of an operation without borrows.
     pub(crate) fn submit_owned<O, F>(&self, op: O, callback: F) -> OpId
     where
@@ -151,7 +176,7 @@ impl Loop {
             // The parent's ring must not be touched. No tick will ever deliver it either.
             core.limit = 0;
         }
-        core.begin_payload(op, callback, &self.0.shared)
+        core.begin_payload(op, callback)
     }
 
     /// Completes an operation that waits for something outside. False if it is over.
@@ -166,7 +191,7 @@ impl Loop {
         }
         let mut core = self.0.core.borrow_mut();
         for id in core.slots.select(|_| true) {
-            core.cancel(id, |flags| flags.canceled = true);
+            core.cancel(id, Why::Canceled);
         }
     }
 
@@ -202,20 +227,20 @@ impl Loop {
         Ok(due)
     }
 
-    /// Ticks until nothing is in flight or [`stop`](Loop::stop) is called. With nothing in flight it returns at
-    /// once.
+    /// Ticks until nothing is in flight, but what is in the [background](Loop::set_background), or [`stop`](Loop::stop) is
+    /// called. With nothing in flight it returns at once.
     ///
     /// # Errors
     /// As [`tick`](Loop::tick).
     pub fn run(&self) -> io::Result<()> {
         while !self.0.stopped.replace(false) {
-            if self.in_flight() > 0 {
+            if self.0.core.borrow().keeps_running() {
                 self.tick(None)?;
                 continue;
             }
             // Nothing to wait for, but there may be something in the inbox.
             self.tick(Some(Duration::ZERO))?;
-            if self.in_flight() == 0 {
+            if !self.0.core.borrow().keeps_running() {
                 return Ok(());
             }
         }
@@ -300,10 +325,6 @@ impl Loop {
         self.0.core.borrow().wheel.next().map(Instant)
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.0.shared
-    }
-
     /// Whether both are handles to one loop.
     pub(crate) fn is(&self, other: &Loop) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
@@ -343,7 +364,7 @@ impl Loop {
             let mut core = self.0.core.borrow_mut();
             let Some((id, result)) = core.done.queue.pop_front() else { break };
             core.absorbed -= 1;
-            let to_frame = core.slots.get(id).is_none_or(|slot| matches!(slot.sink, Sink::Waiting(_)));
+            let to_frame = core.is_for_frame(id);
             if !to_frame {
                 core.done.queue.push_back((id, result));
                 core.absorbed += 1;
@@ -443,7 +464,7 @@ impl Loop {
         while self.0.core.borrow().has_offloaded() {
             let mut core = self.0.core.borrow_mut();
             for id in core.slots.select(|slot| slot.phase == Phase::Pool && !slot.flags.canceled) {
-                core.cancel(id, |flags| flags.canceled = true);
+                core.cancel(id, Why::Canceled);
             }
             drop(core);
             if self.gather(None, Gather::Frames).is_err() {
@@ -459,9 +480,17 @@ impl Loop {
     }
 
     /// Runs code that is not ours, so no borrow of the core is held.
-    fn hand_over(&self, settled: Settled, discard: bool) {
+    fn hand_over(&self, mut settled: Settled, discard: bool) {
+        while let Sink::Member { .. } = settled.sink {
+            // The last member of a group ends the group.
+            match self.0.core.borrow_mut().member_over(settled) {
+                Some(group) => settled = group,
+                None => return,
+            }
+        }
         let Settled { id, sink, removed, outcome } = settled;
         match sink {
+            Sink::Member { .. } => unreachable!("dealt with above"),
             Sink::None => unreachable!("an operation in flight has a sink"),
             Sink::Waiting(waiting) => {
                 self.0.core.borrow_mut().slots.vacate(id);
@@ -500,7 +529,7 @@ impl Loop {
             {
                 let mut core = self.0.core.borrow_mut();
                 for id in core.slots.select(|slot| slot.phase != Phase::Ready && !slot.flags.canceled) {
-                    core.cancel(id, |flags| flags.canceled = true);
+                    core.cancel(id, Why::Canceled);
                 }
                 let wait = if core.done.is_empty() { None } else { Some(Duration::ZERO) };
                 let Core { backend, done, .. } = &mut *core;

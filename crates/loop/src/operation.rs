@@ -7,8 +7,10 @@
 
 use std::ffi::c_char;
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 
 use crate::addr::SockAddr;
+use crate::core::group::Head;
 
 /// Names one operation of one loop, for ever: the slot may be used again, the generation tells the uses apart.
 ///
@@ -64,6 +66,8 @@ pub enum Request {
     Timer,
     /// Done when somebody says so: a job on the blocking pool, an event. Carried out by the loop.
     External,
+    /// Several operations as one; done when all of them are. Carried out by the loop.
+    Group(GroupRef),
     /// `socket(2)`; the result is the new descriptor, non-blocking and close-on-exec.
     Socket { domain: i32, kind: i32, protocol: i32 },
     /// `bind(2)`.
@@ -215,6 +219,22 @@ pub enum Step {
     Write,
 }
 
+/// A group of operations, as the loop keeps it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupRef(pub(crate) NonNull<Head>);
+
+/// How an operation of a batch depends on the one before it; said of the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Link {
+    /// Not at all.
+    #[default]
+    None,
+    /// The next one begins when this one has succeeded, and is cancelled if it has not.
+    Soft,
+    /// The next one begins when this one is over, whatever came of it.
+    Hard,
+}
+
 // SAFETY: a request is plain data. Its pointers are used only by who carries it out, under the contract of
 // `Backend::submit`: the backend of the loop that accepted it, on that loop's thread, or one thread of the blocking pool;
 // moving the numbers elsewhere does nothing.
@@ -229,6 +249,7 @@ pub enum Kind {
     Nop,
     Timer,
     External,
+    Group,
     Socket,
     Bind,
     Listen,
@@ -356,6 +377,7 @@ pub const OPERATIONS: &[Description] = {
         row(Kind::Nop, "next_tick", None, "the loop's own queue", Loop),
         row(Kind::Timer, "timer", None, "the loop's timer wheel", Loop),
         row(Kind::External, "blocking, event", None, "the loop's inbox", Loop),
+        row(Kind::Group, "gather, race", None, "the loop's own count", Loop),
         row(Kind::Socket, "socket", code(op::Socket::CODE, "IORING_OP_SOCKET", "5.19"), "socket", Direct),
         row(Kind::Bind, "bind", code(op::Bind::CODE, "IORING_OP_BIND", "6.11"), "bind", Direct),
         row(Kind::Listen, "listen", code(op::Listen::CODE, "IORING_OP_LISTEN", "6.11"), "listen", Direct),
@@ -505,6 +527,7 @@ impl Request {
             Request::Nop => Kind::Nop,
             Request::Timer => Kind::Timer,
             Request::External => Kind::External,
+            Request::Group(_) => Kind::Group,
             Request::Socket { .. } => Kind::Socket,
             Request::Bind { .. } => Kind::Bind,
             Request::Listen { .. } => Kind::Listen,
@@ -555,6 +578,7 @@ impl Request {
             Request::Nop
             | Request::Timer
             | Request::External
+            | Request::Group(_)
             | Request::Socket { .. }
             | Request::RealPath { .. }
             | Request::CopyRange { .. }

@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 
 use crate::event_loop::Loop;
 use crate::op::Outcome;
-use crate::operation::{OpId, Request};
+use crate::operation::{GroupRef, OpId, Request};
 use crate::prefetch::prefetch;
 use crate::timer::{Node, Nodes};
 use crate::wait::Waiting;
@@ -49,6 +49,8 @@ pub(crate) enum Sink {
     None,
     /// To a frame that is frozen until the outcome has been written to it.
     Waiting(NonNull<Waiting>),
+    /// To the group that it is a member of.
+    Member { group: GroupRef, index: u32 },
     /// To an operation and callback at `place`.
     Payload { kind: &'static PayloadType, place: NonNull<u8>, room: Owner },
 }
@@ -85,6 +87,8 @@ pub(crate) enum Phase {
     Free,
     /// Being filled in.
     Starting,
+    /// A member of a group whose turn has not come: not begun, or with the backend as part of a chain.
+    Linked,
     /// With the backend.
     Backend,
     /// With the loop: a timer, something external, or (result kept in `word`) an accept held back.
@@ -110,6 +114,29 @@ pub(crate) struct Flags {
     pub(crate) polling: bool,
     /// The pool has had it.
     pub(crate) pooled: bool,
+    /// Does not keep the loop running.
+    pub(crate) background: bool,
+}
+
+/// Why an operation is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    Canceled,
+    TimedOut,
+}
+
+impl Flags {
+    pub(crate) fn mark(&mut self, why: Why) {
+        match why {
+            Why::Canceled => self.canceled = true,
+            Why::TimedOut => self.timed_out = true,
+        }
+    }
+
+    /// Whether its end was asked for.
+    pub(crate) fn ended(self) -> bool {
+        self.canceled || self.timed_out
+    }
 }
 
 /// The slab.
@@ -247,7 +274,8 @@ impl Slots {
             Sink::Payload { place, room: Owner::Heap(layout), .. } => unsafe {
                 dealloc(place.as_ptr(), layout)
             },
-            Sink::Payload { room: Owner::Slot, .. } | Sink::None | Sink::Waiting(_) => {}
+            Sink::Payload { room: Owner::Slot, .. } | Sink::None | Sink::Waiting(_) | Sink::Member { .. } => {
+            }
         }
         self.free(id);
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::event_loop::Loop;
 use crate::op::{Detach, Operation};
 use crate::operation::OpId;
+use crate::pull::Bell;
 
 /// An operation under way, whose outcome can be asked for: see [`Loop::start`].
 ///
@@ -15,7 +16,21 @@ use crate::operation::OpId;
 pub struct Ticket<O: Operation> {
     loop_: Loop,
     id: OpId,
-    outcome: Rc<Cell<Option<O::Output>>>,
+    shared: Rc<Shared<O::Output>>,
+}
+
+struct Shared<T> {
+    outcome: Cell<Option<T>>,
+    bell: Bell,
+}
+
+/// Held by the callback, which may be dropped uncalled.
+struct Pending<T>(Rc<Shared<T>>);
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        self.0.bell.ring();
+    }
 }
 
 impl Loop {
@@ -34,10 +49,10 @@ impl Loop {
     where
         O::Output: 'static,
     {
-        let outcome = Rc::new(Cell::new(None));
-        let to = outcome.clone();
-        let id = self.submit(op, move |_, output| to.set(Some(output)));
-        Ticket { loop_: self.clone(), id, outcome }
+        let shared = Rc::new(Shared { outcome: Cell::new(None), bell: Bell::new(self) });
+        let to = Pending(shared.clone());
+        let id = self.submit(op, move |_, output| to.0.outcome.set(Some(output)));
+        Ticket { loop_: self.clone(), id, shared }
     }
 }
 
@@ -49,23 +64,24 @@ impl<O: Operation> Ticket<O> {
 
     /// The outcome, once, if the operation is over. Somebody has to drive the loop meanwhile.
     pub fn try_take(&mut self) -> Option<O::Output> {
-        self.outcome.take()
+        self.shared.outcome.take()
     }
 
-    /// The outcome; drives the loop until it is there.
+    /// The outcome; until it is there, drives the loop, or, in a task of the worker whose loop it is, suspends the task.
     ///
     /// # Errors
-    /// As [`Loop::tick`]; the operation is then removed. `NotFound` if the outcome was taken before.
+    /// As [`Loop::tick`], and [`is_canceled`](crate::is_canceled) if the task is; the operation is then removed. `NotFound`
+    /// if the outcome was taken before.
     pub fn take(mut self) -> io::Result<O::Output> {
         loop {
             if let Some(output) = self.try_take() {
                 return Ok(output);
             }
-            if Rc::strong_count(&self.outcome) == 1 {
+            if Rc::strong_count(&self.shared) == 1 {
                 // The callback is gone, and what it left was taken.
                 return Err(io::ErrorKind::NotFound.into());
             }
-            self.loop_.tick(None)?;
+            self.shared.bell.wait(&self.loop_, crate::Instant::NEVER)?;
         }
     }
 }

@@ -139,7 +139,7 @@ fn begin(
     waiting: &Waiting,
     start: impl FnOnce(&Begin<'_>) -> Started,
 ) -> Result<OpId, Outcome> {
-    loop_.0.core.borrow_mut().begin_waiting(start, options, NonNull::from(waiting), loop_.shared())
+    loop_.0.core.borrow_mut().begin_waiting(start, options, NonNull::from(waiting))
 }
 
 /// Lets other tasks run until the operation is over. Inlined: every frame that is left after a switch costs a

@@ -30,7 +30,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::operation::{Kind, OpId, Request, Support};
+use crate::operation::{Kind, Link, OpId, Request, Support};
 
 pub(crate) mod attempt;
 pub(crate) mod clock;
@@ -53,6 +53,21 @@ pub enum Submitted {
     Done(i32),
 }
 
+/// One operation of a chain: see [`Backend::submit_chain`].
+#[derive(Clone, Copy, Debug)]
+pub struct Chained {
+    /// Its id.
+    pub id: OpId,
+    /// What it is.
+    pub request: Request,
+    /// How the next one depends on it.
+    pub link: Link,
+    /// Whether it has succeeded only if it has transferred everything.
+    pub all: bool,
+    /// For the backend to fill in: what [`Submitted::Pending`] would have held.
+    pub word: u32,
+}
+
 /// Carries operations out. The module's documentation is the contract.
 ///
 /// # Safety
@@ -69,7 +84,7 @@ pub unsafe trait Backend {
     /// Begins an operation. `id` is unique among the operations in flight.
     ///
     /// Never fails for want of room: what does not fit into a kernel's queue waits here.
-    /// The kinds that the loop carries out itself (`Nop`, `Timer`, `External`) never arrive, nor do those that are
+    /// The kinds that the loop carries out itself (`Nop`, `Timer`, `External`, `Group`) never arrive, nor do those that are
     /// supported by the [pool](Support::Pool): these are only [attempted](Backend::attempt).
     ///
     /// A transfer from or to a stream (`ReadStream`, `WriteStream`) that cannot be tried without blocking may end with
@@ -79,6 +94,27 @@ pub unsafe trait Backend {
     /// Until this operation's completion, all that `request` points to stays valid, unmoved and otherwise unused,
     /// and the descriptor stays open.
     unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted;
+
+    /// The longest chain that [`submit_chain`](Backend::submit_chain) takes. Zero: none, the loop then begins each
+    /// operation when the one before it is over.
+    fn chain_limit(&self) -> usize {
+        0
+    }
+
+    /// Begins operations each of which is to begin when the one before it is over, as far as its [`Link`] lets it.
+    /// Returns how many it took, from the first one on: none, or two at least. To the others nothing has happened.
+    ///
+    /// Each that it took completes by a later `wait`. One that was not begun completes with `-ECANCELED`: because of the
+    /// link before it, or because the backend could not keep the chain together, for instance since the one before has to
+    /// be tried again. The loop knows whether it was its turn, and if so submits it once more. Until then the loop does
+    /// not [cancel](Backend::cancel) it.
+    ///
+    /// # Safety
+    /// As for `submit`, for each.
+    unsafe fn submit_chain(&mut self, chain: &mut [Chained]) -> usize {
+        let _ = chain;
+        0
+    }
 
     /// Carries an operation out at once, where that is cheap and likely not to wait: its result, or `None` if it has to
     /// be [submitted](Backend::submit). Then the loop does that next, with the same request, or gives it to the pool. It asks

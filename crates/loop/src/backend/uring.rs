@@ -58,10 +58,11 @@ use self::waker::Waker;
 use super::attempt::attempt;
 use super::clock::monotonic_now;
 use super::warm::Warm;
-use super::{Backend, Completions, Submitted, Wake};
+use super::{Backend, Chained, Completions, Submitted, Wake};
 use crate::operation::{Elsewhere, Kind, OPERATIONS, OpId, Request, Support};
 
 mod bell;
+mod chain;
 mod lanes;
 mod queue;
 mod ring;
@@ -81,6 +82,8 @@ const CANCEL: u64 = OpId::RESERVED + 1;
 /// So many transfers are tried after a wait that brought hardly anything. Few, for there may be many more to come, which
 /// are cheaper together.
 const TRIES: u8 = 8;
+/// After so many completions there may be work that the kernel has put off.
+const DEFERRED: usize = 16;
 
 /// The backend. The module's documentation tells how it works.
 pub(crate) struct Uring {
@@ -103,6 +106,8 @@ pub(crate) struct Uring {
     bell: OnceCell<Option<Bell>>,
     /// Whether completion work is deferred to our enters.
     deferred: bool,
+    /// The longest chain for the kernel to carry out by itself; 0 if it cannot.
+    chain_limit: usize,
     /// Keeps successful cancels silent, where the kernel can.
     cancel_flags: squeue::Flags,
     syscalls: u64,
@@ -120,6 +125,21 @@ struct Slot {
     entry: u64,
     /// Its end was asked for: it is not to be tried again.
     cancelled: bool,
+    /// In a [chain], with others before it that are not over.
+    behind: bool,
+    /// In the ring, and all the same waiting for its turn in the lane.
+    queued: bool,
+    /// Who comes after it in a chain.
+    next: Option<OpId>,
+}
+
+/// What it takes to begin an operation, of a backend whose completions are being read.
+struct Parts<'a> {
+    slots: &'a mut [Slot],
+    lanes: &'a mut Lanes,
+    ways: &'a [Support],
+    backlog: &'a mut Queue,
+    syscalls: &'a mut u64,
 }
 
 /// Where an operation is.
@@ -168,6 +188,7 @@ impl Uring {
             waker: Waker::new(made.multishot)?,
             bell: OnceCell::new(),
             deferred: made.deferred,
+            chain_limit: made.chain_limit,
             cancel_flags: if made.skip_success {
                 squeue::Flags::SKIP_SUCCESS
             } else {
@@ -217,6 +238,10 @@ impl Uring {
     /// Moves what is queued into the ring, as far as there is room.
     fn refill(&mut self) {
         while let Some(entry) = self.backlog.first() {
+            // The kernel takes the end of what it is handed for the end of the chain.
+            if self.backlog.chain_ahead().is_some_and(|len| len > self.ring.room()) {
+                return;
+            }
             // SAFETY: what entries of operations point to is valid until their completion, by the contract of `submit`;
             // the others (polls, cancels) point to nothing.
             if !unsafe { self.ring.push(entry) } {
@@ -252,6 +277,7 @@ impl Uring {
     /// many were read is returned.
     fn drain(&mut self, done: &mut Completions) -> usize {
         let Uring { ring, backlog, slots, lanes, ways, waker, syscalls, .. } = self;
+        let mut parts = Parts { slots, lanes, ways, backlog, syscalls };
         let completions = ring.completions();
         let count = completions.len();
         for completion in completions {
@@ -259,24 +285,28 @@ impl Uring {
                 CANCEL => {}
                 WAKER => {
                     if !cqueue::more(completion.flags()) {
-                        waker.clear(syscalls);
-                        backlog.push(waker.arm().user_data(WAKER));
+                        waker.clear(parts.syscalls);
+                        parts.backlog.push(waker.arm().user_data(WAKER));
                     }
                 }
                 name => {
                     let id = OpId::from_bits(name);
-                    let slot = &mut slots[id.index as usize];
+                    let slot = &mut parts.slots[id.index as usize];
                     debug_assert!(slot.generation == id.generation && slot.stage != Stage::Free);
-                    match slot.settle(completion.result(), syscalls) {
+                    match slot.settle(completion.result(), parts.syscalls) {
                         Ok(result) => {
                             done.push(id, result);
-                            lanes.note(&slot.request, result);
-                            let next = lanes.leave(id, slot.lane);
-                            if let Some(next) = next {
-                                advance(next, slots, lanes, ways, backlog, done, syscalls);
+                            parts.lanes.note(&slot.request, result);
+                            if slot.next.is_some() || slot.queued || slot.behind {
+                                chain::give_way(id, &mut parts, done);
+                            } else {
+                                let next = parts.lanes.leave(id, slot.lane);
+                                if let Some(next) = next {
+                                    advance(next, &mut parts, done);
+                                }
                             }
                         }
-                        Err(entry) => slot.entry = backlog.push(entry.user_data(name)),
+                        Err(entry) => slot.entry = parts.backlog.push(entry.user_data(name)),
                     }
                 }
             }
@@ -294,6 +324,9 @@ impl Slot {
             lane: LaneId::NONE,
             entry: 0,
             cancelled: false,
+            behind: false,
+            queued: false,
+            next: None,
         }
     }
 
@@ -386,27 +419,34 @@ impl Slot {
     }
 }
 
+/// The slot of an operation that is about to begin.
+fn slot_for(slots: &mut Vec<Slot>, id: OpId) -> &mut Slot {
+    let index = id.index as usize;
+    if index >= slots.len() {
+        slots.resize_with(index + 1, Slot::free);
+    }
+    let slot = &mut slots[index];
+    debug_assert!(slot.stage == Stage::Free, "{id:?} meets an operation in flight");
+    slot
+}
+
 /// It is an operation's turn: begins it, and if it is over at once, the one behind it.
-fn advance(
-    mut id: OpId,
-    slots: &mut [Slot],
-    lanes: &mut Lanes,
-    ways: &[Support],
-    backlog: &mut Queue,
-    done: &mut Completions,
-    syscalls: &mut u64,
-) {
+fn advance(mut id: OpId, parts: &mut Parts<'_>, done: &mut Completions) {
     loop {
-        let slot = &mut slots[id.index as usize];
+        let slot = &mut parts.slots[id.index as usize];
+        if std::mem::take(&mut slot.queued) {
+            // The kernel has begun it, behind another one of its chain.
+            return;
+        }
         // SAFETY: the operation has not completed, so its submitter's promise holds.
-        match unsafe { slot.begin(ways, syscalls) } {
+        match unsafe { slot.begin(parts.ways, parts.syscalls) } {
             Ok(result) => done.push(id, result),
             Err(entry) => {
-                slot.entry = backlog.push(entry.user_data(id.to_bits()));
+                slot.entry = parts.backlog.push(entry.user_data(id.to_bits()));
                 return;
             }
         }
-        let Some(next) = lanes.leave(id, slot.lane) else { return };
+        let Some(next) = parts.lanes.leave(id, slot.lane) else { return };
         id = next;
     }
 }
@@ -443,13 +483,8 @@ unsafe impl Backend for Uring {
             self.flush();
         }
         let index = id.index as usize;
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, Slot::free);
-        }
-        let slot = &mut self.slots[index];
-        debug_assert!(slot.stage == Stage::Free, "{id:?} meets an operation in flight");
         let lane = lanes::lane_of(request);
-        *slot = Slot {
+        *slot_for(&mut self.slots, id) = Slot {
             request: *request,
             generation: id.generation,
             stage: Stage::Waiting,
@@ -460,17 +495,26 @@ unsafe impl Backend for Uring {
             return Submitted::Pending(0);
         }
         // SAFETY: passed on from this function's own contract.
-        match unsafe { slot.begin(&self.ways, &mut self.syscalls) } {
+        match unsafe { self.slots[index].begin(&self.ways, &mut self.syscalls) } {
             Ok(result) => {
                 // Nobody can have queued behind it yet.
                 self.lanes.leave(id, lane);
                 Submitted::Done(result)
             }
             Err(entry) => {
-                slot.entry = self.backlog.push(entry.user_data(id.to_bits()));
+                self.slots[index].entry = self.backlog.push(entry.user_data(id.to_bits()));
                 Submitted::Pending(0)
             }
         }
+    }
+
+    fn chain_limit(&self) -> usize {
+        self.chain_limit
+    }
+
+    unsafe fn submit_chain(&mut self, chain: &mut [Chained]) -> usize {
+        // SAFETY: passed on from this function's own contract.
+        unsafe { self.link(chain) }
     }
 
     /// For transfers that gain nothing by the ring.
@@ -514,6 +558,7 @@ unsafe impl Backend for Uring {
         if self.backlog.revoke(slot.entry) {
             slot.stage = Stage::Free;
             self.unbegun.push(id);
+            self.revoke_followers(id.index as usize);
             return;
         }
         let entry = opcode::AsyncCancel::new(id.to_bits()).build().flags(self.cancel_flags).user_data(CANCEL);
@@ -526,7 +571,7 @@ unsafe impl Backend for Uring {
             done.push(id, -libc::ECANCELED);
             let Uring { slots, lanes, ways, backlog, syscalls, .. } = self;
             if let Some(next) = lanes.leave(id, slots[id.index as usize].lane) {
-                advance(next, slots, lanes, ways, backlog, done, syscalls);
+                advance(next, &mut Parts { slots, lanes, ways, backlog, syscalls }, done);
             }
         }
         loop {
@@ -539,8 +584,9 @@ unsafe impl Backend for Uring {
                 break;
             }
         }
-        self.tries = if done.len() - before <= 1 { TRIES } else { 0 };
-        if self.ring.due() {
+        let brought = done.len() - before;
+        self.tries = if brought <= 1 { TRIES } else { 0 };
+        if brought >= DEFERRED && self.ring.due() {
             // The kernel does no more than some twenty pieces of deferred work unless asked for more. Those that are
             // ready now are all to be served before any of them again.
             self.syscalls += 1;

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::{Begin, Detach, Operation, Options, Outcome, Started, after, limits, on_target, ways_to_wait};
 use crate::addr::SockAddr;
-use crate::descriptor::{Descriptor, Socket, Target, release};
+use crate::descriptor::{Descriptor, Socket, Target};
 use crate::instant::Instant;
-use crate::operation::Request;
+use crate::operation::{Handle, Request};
 
 /// A new socket: see [`socket()`].
 #[derive(Debug)]
@@ -128,6 +129,9 @@ unsafe impl Operation for Accept<'_> {
     fn options(&self) -> Options {
         self.options
     }
+    fn is_pure(&self) -> bool {
+        true
+    }
     fn start(&mut self, _: &Begin<'_>) -> Started {
         match self.target.handle() {
             Ok(handle) => Started::Request(Request::Accept { handle, addr: &raw mut self.addr }),
@@ -153,6 +157,8 @@ ways_to_wait!(Accept<'s> => Accept<'static>);
 #[must_use = "operations do nothing until they are submitted or waited for"]
 pub struct Close {
     descriptor: Option<Descriptor>,
+    /// The descriptor and its identity, once nobody else has it: ours until the close is carried out.
+    fd: Option<(OwnedFd, u64)>,
 }
 
 /// Closes a socket or a file. Operations on it that are in flight on the same loop are cancelled and complete first; new ones
@@ -166,23 +172,36 @@ pub struct Close {
 /// The system's, once; the descriptor is gone all the same, also where the loop is full (`QuotaExceeded`). `EBADF` if it
 /// was closed before.
 pub fn close(descriptor: impl Into<Descriptor>) -> Close {
-    Close { descriptor: Some(descriptor.into()) }
+    Close { descriptor: Some(descriptor.into()), fd: None }
 }
 
-// SAFETY: the request has no pointers; the descriptor is given up with it.
+// SAFETY: the request has no pointers; the descriptor is open until the request is carried out, and not used afterwards.
 unsafe impl Operation for Close {
     type Output = io::Result<()>;
     fn options(&self) -> Options {
         Options::NONE
     }
+    /// Others on the same descriptor are to go on until it is its turn.
+    fn is_pure(&self) -> bool {
+        self.descriptor.as_ref().is_some_and(Descriptor::is_unique)
+    }
     fn start(&mut self, _: &Begin<'_>) -> Started {
+        if let Some((fd, identity)) = &self.fd {
+            return Started::Request(Request::Close {
+                handle: Handle { fd: fd.as_raw_fd(), identity: *identity },
+            });
+        }
         let descriptor = self.descriptor.take().expect("an operation starts once");
         if descriptor.is_closed() {
             return Started::failed(libc::EBADF);
         }
         let identity = descriptor.handle().identity;
         match descriptor.try_into_fd() {
-            Ok(fd) => Started::Request(Request::Close { handle: release(fd, identity) }),
+            Ok(fd) => {
+                let handle = Handle { fd: fd.as_raw_fd(), identity };
+                self.fd = Some((fd, identity));
+                Started::Request(Request::Close { handle })
+            }
             Err(shared) => {
                 shared.mark_closed();
                 self.descriptor = Some(shared);
@@ -191,6 +210,10 @@ unsafe impl Operation for Close {
         }
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
+        if !matches!(outcome.result, Outcome::CANCELED | Outcome::TIMED_OUT) {
+            // Carried out, so gone, whatever came of it; what was not, goes with `self`.
+            self.fd.map(|(fd, _)| fd.into_raw_fd());
+        }
         outcome.value().map(drop)
     }
 }

@@ -237,6 +237,9 @@ macro_rules! vectored {
             fn options(&self) -> Options {
                 self.options
             }
+            fn is_pure(&self) -> bool {
+                true
+            }
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 let handle = match self.target.handle() {
                     Ok(handle) => handle,
@@ -348,6 +351,9 @@ unsafe impl<B: IoBufMut> Operation for RecvFrom<'_, B> {
     fn options(&self) -> Options {
         self.options
     }
+    fn is_pure(&self) -> bool {
+        true
+    }
     fn start(&mut self, _: &Begin<'_>) -> Started {
         let handle = match self.target.handle() {
             Ok(handle) => handle,
@@ -427,6 +433,9 @@ unsafe impl<B: IoBuf> Operation for SendTo<'_, B> {
     type Output = Result<B::Done, B::Error>;
     fn options(&self) -> Options {
         self.options
+    }
+    fn is_pure(&self) -> bool {
+        true
     }
     fn start(&mut self, _: &Begin<'_>) -> Started {
         let handle = match self.target.handle() {

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::event_loop::forked;
 use crate::instant::Instant;
-use crate::operation::{OpId, Request};
+use crate::operation::{GroupRef, Link, OpId, Request};
 use crate::remote::Shared;
 
 mod ancillary;
@@ -37,6 +37,7 @@ mod control;
 mod directory;
 mod entire;
 mod file;
+mod group;
 mod message;
 mod metadata;
 mod open;
@@ -44,6 +45,7 @@ mod outside;
 mod path;
 mod place;
 mod sendfile;
+mod time;
 mod transfer;
 
 pub use ancillary::{Control, Credentials, Message, RecvMsg, SendMsg, recv_msg, send_msg};
@@ -56,6 +58,10 @@ pub use entire::{ReadEntire, StepError, WriteEntire, read_entire, write_entire};
 pub use file::{
     Allocate, CopyRange, Pipe, Read, ReadVectored, SetLen, Sync, SyncData, Write, WriteVectored, allocate,
     copy_range, pipe, read, read_vectored, set_len, sync, sync_data, write, write_vectored,
+};
+pub use group::{
+    Batch, Completed, DetachBatch, Gather, Joins, JoinsDetached, Linked, Race, Raced, Unlinked, chain,
+    complete, gather, multi, race, single,
 };
 pub use message::{
     Datagram, IoVecs, IoVecsMut, RecvFrom, RecvVectored, SendTo, SendVectored, recv_from, recv_vectored,
@@ -72,12 +78,13 @@ pub use path::{
 };
 pub use place::Place;
 pub use sendfile::{SendFile, sendfile};
+pub use time::{Clock, ClockTimer, Interval, MissedTicks, Tick, alarm, interval, interval_at, timer_on};
 pub use transfer::{Recv, Send, recv, send};
 
 /// An operation, ready to be handed to a loop. Implemented by the types of this module only.
 ///
 /// # Safety
-/// After `start` the value is neither moved nor used until `finish`, and `start` is called at most once: addresses
+/// After `start` the value is neither moved nor used until `finish`, and `start` is called once (if it is pure, again as long as nothing has begun): addresses
 /// into it may be in the kernel's hands. Whoever implements it sees to it that all it lets the request point to is
 /// owned by the value or borrowed for its lifetime, the descriptor included.
 pub unsafe trait Operation: Sized {
@@ -86,6 +93,12 @@ pub unsafe trait Operation: Sized {
 
     #[doc(hidden)]
     fn options(&self) -> Options;
+    /// Whether `start` does nothing but fill the request in, so that it may be called again before the operation has
+    /// begun. Others are started in their turn when they are linked.
+    #[doc(hidden)]
+    fn is_pure(&self) -> bool {
+        false
+    }
     #[doc(hidden)]
     fn start(&mut self, begin: &Begin<'_>) -> Started;
     #[doc(hidden)]
@@ -94,6 +107,17 @@ pub unsafe trait Operation: Sized {
     #[doc(hidden)]
     fn discard(self, outcome: Outcome) {
         drop(self.finish(outcome));
+    }
+
+    /// Links the next operation of a [batch](gather) to this one: it begins when this one has succeeded, and is cancelled if
+    /// this one fails, or with `all(true)` falls short. See [`gather`].
+    fn soft(self) -> Linked<Self> {
+        Linked::new(self, Link::Soft)
+    }
+
+    /// Links the next operation of a [batch](gather) to this one: it begins when this one is over, whatever came of it.
+    fn hard(self) -> Linked<Self> {
+        Linked::new(self, Link::Hard)
     }
 
     /// Carries it out and waits for it: suspends the current task, or on a plain thread blocks it.
@@ -159,6 +183,8 @@ pub enum Started {
     Done(i32),
     /// The end of a descriptor that others are using.
     CloseShared { identity: u64 },
+    /// Several operations.
+    Group(GroupRef),
 }
 
 impl Started {
@@ -177,6 +203,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Not carried out, since its end was asked for.
+    pub(crate) const CANCELED: i32 = -libc::ECANCELED;
     /// No kernel returns this: the loop is a forked child's.
     pub(crate) const FORKED: i32 = i32::MIN;
     /// Nor this: the operation's deadline has passed. `ETIMEDOUT` is a connection's own, after retries in vain.
@@ -223,6 +251,26 @@ macro_rules! limits {
     };
 }
 
+/// What can be done with an operation where it stands, without importing a trait.
+macro_rules! in_place {
+    () => {
+        /// Carries it out and waits for it: see [`Operation::wait`](crate::op::Operation::wait).
+        pub fn wait(self) -> <Self as crate::op::Operation>::Output {
+            crate::op::Operation::wait(self)
+        }
+
+        /// Links the next operation of a batch: see [`Operation::soft`](crate::op::Operation::soft).
+        pub fn soft(self) -> crate::op::Linked<Self> {
+            crate::op::Operation::soft(self)
+        }
+
+        /// Links the next operation of a batch: see [`Operation::hard`](crate::op::Operation::hard).
+        pub fn hard(self) -> crate::op::Linked<Self> {
+            crate::op::Operation::hard(self)
+        }
+    };
+}
+
 /// `.wait()` and `.await` for a builder: the first without importing a trait, the second through its owned form.
 macro_rules! ways_to_wait {
     ($type:ident => $owned:ty) => {
@@ -236,10 +284,7 @@ macro_rules! ways_to_wait {
     };
     (@ [$($generics:tt)*] $type:ty [$($owned_if:tt)*] => $owned:ty) => {
         impl<$($generics)*> $type {
-            /// Carries it out and waits for it: see [`Operation::wait`](crate::op::Operation::wait).
-            pub fn wait(self) -> <Self as crate::op::Operation>::Output {
-                crate::op::Operation::wait(self)
-            }
+            crate::op::in_place!();
         }
 
         impl<$($generics)*> ::std::future::IntoFuture for $type where $($owned_if)* {
@@ -285,6 +330,9 @@ macro_rules! on_target {
             fn options(&self) -> Options {
                 self.options
             }
+            fn is_pure(&self) -> bool {
+                true
+            }
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 let $this = self;
                 match $this.target.handle() {
@@ -308,7 +356,7 @@ macro_rules! on_target {
     };
 }
 
-pub(crate) use {limits, on_target, ways_to_wait};
+pub(crate) use {in_place, limits, on_target, ways_to_wait};
 
 /// The deadline `duration` from now.
 pub(crate) fn after(duration: Duration) -> Instant {

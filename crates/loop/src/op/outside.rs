@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use super::{Begin, Detach, Operation, Options, Outcome, Started, in_place, limits, ways_to_wait};
 use crate::event::Event;
 use crate::operation::{OpId, Request};
 use crate::pool;
@@ -132,8 +132,8 @@ struct Report {
 
 impl Report {
     /// The job was carried out.
-    fn done(mut self) {
-        self.result = 0;
+    fn done(mut self, result: i32) {
+        self.result = result;
     }
 }
 
@@ -149,14 +149,21 @@ fn replace<F, T>(job: &Mutex<Job<F, T>>, with: Job<F, T>) -> Job<F, T> {
     std::mem::replace(&mut *job.lock().unwrap_or_else(PoisonError::into_inner), with)
 }
 
-fn carry_out<F: FnOnce() -> T, T>(job: &Mutex<Job<F, T>>) {
+/// The result for the loop; what the job itself gave, or that it panicked, is with the job.
+fn carry_out<F: FnOnce() -> T, T>(job: &Mutex<Job<F, T>>) -> i32 {
     let f = match replace(job, Job::Running) {
         Job::Queued(f) => f,
-        other => return drop(replace(job, other)),
+        other => {
+            drop(replace(job, other));
+            return 0;
+        }
     };
     let result = catch_unwind(AssertUnwindSafe(f));
+    // A panic breaks a link.
+    let code = if result.is_ok() { 0 } else { -libc::EIO };
     // If it was abandoned meanwhile, the result goes the same way, outside the lock.
     drop(replace(job, Job::Over(result)));
+    code
 }
 
 // SAFETY: the request has no pointers and no descriptor.
@@ -174,9 +181,9 @@ where
         // A job that is dropped unrun still reports.
         let report = Report { shared: begin.shared.clone(), id: begin.id, result: -libc::EAGAIN };
         let queued = pool::run(Box::new(move || {
-            carry_out(&job);
+            let result = carry_out(&job);
             drop(job);
-            report.done();
+            report.done(result);
         }));
         match queued {
             Ok(()) => Started::Request(Request::External),
@@ -209,10 +216,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    /// Carries it out and waits for it: see [`Operation::wait`].
-    pub fn wait(self) -> Result<T, JobError> {
-        Operation::wait(self)
-    }
+    in_place!();
 }
 
 impl<F, T> std::future::IntoFuture for Blocking<F, T>

@@ -56,6 +56,9 @@ macro_rules! transfer {
             fn options(&self) -> Options {
                 self.options
             }
+            fn is_pure(&self) -> bool {
+                true
+            }
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 let handle = match self.target.handle() {
                     Ok(handle) => handle,

@@ -1,10 +1,11 @@
 //! The conformance suite of the loop, on every backend: the project's list of behaviours, whose letters and numbers
 //! are in the tests' names, as far as it makes sense at the level of operations.
 //!
-//! Lines without a test here, and why: B7 (a timer cannot be started twice: it is moved), B10 (needs a stepped
-//! clock: the simulator's), B11 and B12 (later), C12 and H12 (no provided buffers yet), C16, C19 (groups and shields
-//! are the runtime's), D19–D20 (options and names are not operations), H6–H10 (injection), I8 and I9 (tasks).
+//! Lines without a test here, and why: B10 beyond timers on each clock (needs a stepped
+//! one: the simulator's), C12 and H12 (no provided buffers yet), C19 (shields are the runtime's), D19–D20 (options and names are not operations), H6–H10 (injection), I8 and I9 (tasks).
 
+mod batches;
+mod clocks;
 mod common;
 mod contract;
 mod exhaustion;
@@ -12,6 +13,7 @@ mod fairness;
 mod fallback;
 mod fds;
 mod files;
+mod groups;
 mod lifecycle;
 mod messages;
 mod sendfile;
@@ -197,9 +199,41 @@ const FALLBACK: &[Test] = &[
     test!(fallback::p09_backends_side_by_side).chooses(),
 ];
 
+const BATCHES: &[Test] = &[
+    test!(batches::l14_sends_and_an_answer),
+    test!(batches::l14_links_break_or_hold),
+    test!(batches::l14_short_of_all).busy(),
+    test!(batches::l14_each_in_its_turn),
+    test!(batches::l14_long_chains).busy(),
+    test!(batches::l14_all_or_nothing),
+    test!(batches::l14_batches_end_as_one),
+];
+
+const GROUPS: &[Test] = &[
+    test!(groups::l15_queue),
+    test!(groups::l15_queue_of_many).busy().seconds(10),
+    test!(groups::l16_race),
+    test!(groups::l16_nested),
+    test!(groups::c13_groups_dropped_in_the_batch_that_completes_them),
+    test!(groups::c15_storm_of_groups).busy().seconds(10),
+    test!(groups::c16_groups_complete_once).busy().seconds(10),
+    test!(groups::c18_limits_of_groups),
+];
+
+const CLOCKS: &[Test] = &[
+    test!(clocks::a02_background_timer),
+    test!(clocks::b07_moved_timers_fire_once).busy(),
+    test!(clocks::b10_clocks),
+    test!(clocks::b11_stopped_process),
+    test!(clocks::b12_no_stale_timeouts).busy().seconds(10),
+    test!(clocks::l18_interval),
+];
+
 fn main() -> ExitCode {
-    let suite =
-        [LIFECYCLE, TIMERS, CONTRACT, SOCKETS, MESSAGES, FDS, FILES, EXHAUSTION, THREADS, FAIRNESS, FALLBACK]
-            .concat();
+    let suite = [
+        LIFECYCLE, TIMERS, CLOCKS, CONTRACT, BATCHES, GROUPS, SOCKETS, MESSAGES, FDS, FILES, EXHAUSTION,
+        THREADS, FAIRNESS, FALLBACK,
+    ]
+    .concat();
     towpath_harness::main(&suite)
 }

@@ -5,6 +5,7 @@
 //! yet), I7 (the sanitizers' business), I8, I9 (tasks), P7 and P8 (other kernels and sandboxes), P9 (A10 of the
 //! conformance suite, and the script of P5, which runs on several backends in one process).
 
+mod chains;
 #[allow(dead_code, reason = "each suite uses its share")]
 #[path = "../conformance/common.rs"]
 mod common;
@@ -52,6 +53,7 @@ const FALLBACK: &[Test] = &[
     test!(fallback::p04_switched_off_by_sysctl).chooses().alone(),
     test!(fallback::p05_without_each_opcode).on(&["io_uring"]).seconds(10),
     test!(fallback::p05_same_outcomes_everywhere).chooses(),
+    test!(chains::l14_random_chains_agree).chooses().busy().seconds(20),
     test!(fallback::p06_opt_out_makes_no_ring_calls).chooses(),
 ];
 

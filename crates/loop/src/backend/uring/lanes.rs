@@ -149,6 +149,26 @@ impl Lanes {
         lane.last = id.index;
     }
 
+    /// Takes the turn, if it would be an operation's at once. An operation without a lane always may.
+    pub(super) fn enter_if_free(&mut self, id: OpId, lane: LaneId, request: &Request) -> bool {
+        // Of an object that is gone, perhaps: that is not worth finding out.
+        let pair = self.pairs.get(lane.number()).filter(|_| lane != LaneId::NONE);
+        pair.is_none_or(|pair| pair.lanes[lane.direction()].busy.is_none()) && self.enter(id, lane, request)
+    }
+
+    /// An operation whose turn it was is over: it is `to`'s turn before anybody else's. False if it was not its turn.
+    pub(super) fn hand_on(&mut self, from: OpId, lane: LaneId, to: OpId) -> bool {
+        let Some(pair) = self.pairs.get_mut(lane.number()).filter(|_| lane != LaneId::NONE) else {
+            return false;
+        };
+        let turn = &mut pair.lanes[lane.direction()];
+        let its = turn.busy == Some(from);
+        if its {
+            turn.busy = Some(to);
+        }
+        its
+    }
+
     /// An operation whose turn it was is over: whose turn it is now.
     #[inline]
     pub(super) fn leave(&mut self, id: OpId, lane: LaneId) -> Option<OpId> {

@@ -15,6 +15,8 @@ pub(super) struct Queue {
     entries: VecDeque<squeue::Entry>,
     /// How many have left: the number of the oldest.
     left: u64,
+    /// Where chains begin, and how many entries they have, oldest first.
+    chains: VecDeque<(u64, u32)>,
 }
 
 impl Queue {
@@ -23,6 +25,17 @@ impl Queue {
     pub(super) fn push(&mut self, entry: squeue::Entry) -> u64 {
         self.entries.push_back(entry);
         self.left + self.entries.len() as u64 - 1
+    }
+
+    /// The next `len` entries go to the kernel together.
+    pub(super) fn begin_chain(&mut self, len: usize) {
+        self.chains.push_back((self.left + self.entries.len() as u64, len as u32));
+    }
+
+    /// How many entries the chain has that the oldest one begins, if it does.
+    #[inline]
+    pub(super) fn chain_ahead(&self) -> Option<u32> {
+        self.chains.front().and_then(|(first, len)| (*first == self.left).then_some(*len))
     }
 
     /// The oldest entry.
@@ -35,6 +48,9 @@ impl Queue {
     #[inline]
     pub(super) fn pop(&mut self) {
         if self.entries.pop_front().is_some() {
+            if self.chain_ahead().is_some() {
+                self.chains.pop_front();
+            }
             self.left += 1;
         }
     }

@@ -59,6 +59,12 @@ impl Ring {
         unsafe { self.io.submission().push(entry).is_ok() }
     }
 
+    /// How many entries could be pushed now.
+    pub(super) fn room(&mut self) -> u32 {
+        let queue = self.io.submission();
+        (queue.capacity() - queue.len()) as u32
+    }
+
     /// How many entries the kernel has not taken yet.
     pub(super) fn pending(&mut self) -> u32 {
         self.io.submission().len() as u32

@@ -4,6 +4,7 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
+use super::chain;
 use super::ring::Ring;
 use crate::operation::{Elsewhere, OPERATIONS, Support};
 
@@ -19,12 +20,20 @@ pub(crate) struct Options {
     /// How many of the [`STEPS`] to pass over, as an older kernel would. On the last one, what came after 5.12
     /// (multishot polls, completions skipped) is not used either.
     pub(crate) skip_steps: usize,
+    /// Whether chains are carried out link by link, as on a kernel that cannot.
+    pub(crate) without_links: bool,
 }
 
 impl Default for Options {
     /// 256 submissions (16 KiB) and 4096 completions (64 KiB): room for many inline completions of one tick.
     fn default() -> Options {
-        Options { entries: 256, cq_entries: Some(4096), without: Opcodes::default(), skip_steps: 0 }
+        Options {
+            entries: 256,
+            cq_entries: Some(4096),
+            without: Opcodes::default(),
+            skip_steps: 0,
+            without_links: false,
+        }
     }
 }
 
@@ -128,6 +137,8 @@ pub(super) struct Setup {
     pub(super) multishot: bool,
     /// Whether successes can be kept silent (5.17).
     pub(super) skip_success: bool,
+    /// The longest chain that the kernel may have; 0 if it cannot carry them out as we mean them.
+    pub(super) chain_limit: usize,
     /// How many system calls it took.
     pub(super) syscalls: u64,
 }
@@ -158,5 +169,9 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
     let ring = Ring::new(io);
     let skip_success = step < Step::Plain && ring.params().is_feature_skip_cqe_on_success();
     let deferred = step <= Step::Deferred;
-    Ok(Setup { ring, ways, deferred, multishot: step < Step::Plain, skip_success, syscalls: syscalls + 2 })
+    // From 5.18 on: a transfer that falls short of MSG_WAITALL breaks its link, and descriptors are looked up in turn.
+    let linked = step < Step::Plain && ring.params().is_feature_linked_file() && !options.without_links;
+    let chain_limit = if linked { chain::LIMIT.min(ring.params().sq_entries() as usize) } else { 0 };
+    let (multishot, syscalls) = (step < Step::Plain, syscalls + 2);
+    Ok(Setup { ring, ways, deferred, multishot, skip_success, chain_limit, syscalls })
 }

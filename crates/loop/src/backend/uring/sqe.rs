@@ -19,6 +19,7 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         | Request::Timer
         | Request::External
         | Request::SendFile { .. }
+        | Request::Group(_)
         | Request::Shutdown { .. }
         | Request::Access { .. }
         | Request::SetPermissions { .. }

@@ -330,7 +330,7 @@ fn this_kernel_does_all_natively_that_it_does_well() {
     assert!(uring.ring.params().is_setup_single_issuer());
     for row in OPERATIONS {
         let expected = match row.kind {
-            Kind::Nop | Kind::Timer | Kind::External => Support::Unsupported,
+            Kind::Nop | Kind::Timer | Kind::External | Kind::Group => Support::Unsupported,
             Kind::Shutdown => Support::Direct,
             _ if row.uring.is_none() => Support::Pool,
             _ => Support::Native,

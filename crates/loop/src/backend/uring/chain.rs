@@ -1,0 +1,151 @@
+//! Chains: operations that the kernel begins one after the other by itself.
+//!
+//! `IOSQE_IO_LINK` makes the next entry of the same submission wait until this one has succeeded, and fail with
+//! `ECANCELED` if it has not; `IOSQE_IO_HARDLINK` only makes it wait. For the kernel a transfer has succeeded if it moved
+//! anything, or with `MSG_WAITALL` everything, which is our own rule, with `all` for the flag. It goes on with a short transfer
+//! by itself then.
+//!
+//! # What goes into a chain
+//!
+//! Transfers, connects and what else need not be looked at in between, the first of which need not wait for its turn on its
+//! descriptor ([`Lanes`](super::lanes)). The kernel must not take for an end what is none for us: where a result may mean
+//! that we try again (`EAGAIN`, `EINTR`, a short transfer of `all`), the link is soft, so that the chain tears, and the loop
+//! begins the rest of it anew. Transfers on sockets that the kernel polls do not end with these two, so they may be hard.
+//!
+//! # Turns
+//!
+//! A member gets its turn on its descriptor when the one before it is over: before anybody else where that had the same
+//! turn, or else behind those who wait, although the kernel has begun it already. So there is no order between it and them,
+//! and nobody waits for an operation that waits for something else.
+
+use io_uring::squeue;
+
+use super::lanes::{LaneId, lane_of};
+use super::{Parts, Slot, Stage, Uring, advance, sqe};
+use crate::backend::{Chained, Completions};
+use crate::operation::{Link, OpId, Request, Support};
+
+/// More would only be prepared in vain more often.
+pub(super) const LIMIT: usize = 64;
+
+/// Whether the kernel may have it as a member of a chain.
+fn joins(request: &Request, ways: &[Support]) -> bool {
+    /// Its results mean something else with these.
+    const APART: i32 = libc::MSG_WAITALL | libc::MSG_OOB | libc::MSG_ERRQUEUE;
+    let transfer = match *request {
+        Request::Recv { flags, .. }
+        | Request::Send { flags, .. }
+        | Request::RecvMsg { flags, .. }
+        | Request::SendMsg { flags, .. } => flags & APART == 0,
+        // The kernel makes the same of them as we do, at once or in its own time.
+        Request::Bind { .. }
+        | Request::Listen { .. }
+        | Request::Accept { .. }
+        | Request::Connect { .. }
+        | Request::Close { .. } => true,
+        _ => false,
+    };
+    transfer && ways[request.kind() as usize] == Support::Native
+}
+
+/// The flag that links the next entry to this one, if the kernel understands the same by it as we do.
+fn link_flag(member: &Chained) -> Option<squeue::Flags> {
+    match member.link {
+        Link::None => None,
+        Link::Soft => Some(squeue::Flags::IO_LINK),
+        Link::Hard
+            if member.all || matches!(member.request, Request::Accept { .. } | Request::Connect { .. }) =>
+        {
+            None
+        }
+        Link::Hard => Some(squeue::Flags::IO_HARDLINK),
+    }
+}
+
+/// The same request for a kernel that is to transfer all of it, or call it a failure.
+fn whole(mut request: Request) -> Request {
+    if let Request::Recv { flags, .. } | Request::Send { flags, .. } = &mut request {
+        *flags |= libc::MSG_WAITALL;
+    }
+    request
+}
+
+impl Uring {
+    /// See [`Backend::submit_chain`](crate::backend::Backend::submit_chain).
+    ///
+    /// # Safety
+    /// As there.
+    pub(super) unsafe fn link(&mut self, chain: &[Chained]) -> usize {
+        let fits = |at: &usize| joins(&chain[*at].request, &self.ways);
+        let linked = |at: &usize| *at == 0 || link_flag(&chain[*at - 1]).is_some();
+        let taken = (0..chain.len()).take_while(|at| fits(at) && linked(at)).count();
+        if taken < 2 || !self.lanes.enter_if_free(chain[0].id, lane_of(&chain[0].request), &chain[0].request)
+        {
+            return 0;
+        }
+        self.backlog.begin_chain(taken);
+        for (at, member) in chain[..taken].iter().enumerate() {
+            let last = at + 1 == taken;
+            let request = if member.all && !last { whole(member.request) } else { member.request };
+            // SAFETY: passed on from this function's own contract.
+            let entry = unsafe { sqe::entry(&request) }.user_data(member.id.to_bits());
+            let flag = if last { None } else { link_flag(member) };
+            let entry = entry.flags(flag.unwrap_or(squeue::Flags::empty()));
+            let slot = super::slot_for(&mut self.slots, member.id);
+            *slot = Slot {
+                request: member.request,
+                generation: member.id.generation,
+                stage: Stage::Native,
+                lane: lane_of(&member.request),
+                entry: self.backlog.push(entry),
+                behind: at > 0,
+                next: (!last).then(|| chain[at + 1].id),
+                ..Slot::free()
+            };
+        }
+        taken
+    }
+
+    /// Takes all that follow an entry out of the backlog as well, where it was: it would not hold them up any more.
+    pub(super) fn revoke_followers(&mut self, of: usize) {
+        let mut next = self.slots[of].next.take();
+        while let Some(id) = next {
+            let slot = &mut self.slots[id.index as usize];
+            self.backlog.revoke(slot.entry);
+            slot.stage = Stage::Free;
+            (slot.behind, slot.lane) = (false, LaneId::NONE);
+            self.unbegun.push(id);
+            next = slot.next.take();
+        }
+    }
+}
+
+/// An operation is over: lets whoever waited for its turn have it.
+pub(super) fn give_way(id: OpId, parts: &mut Parts<'_>, done: &mut Completions) {
+    let slot = &mut parts.slots[id.index as usize];
+    // One that was torn off never had a turn.
+    let lane = if std::mem::take(&mut slot.behind) { LaneId::NONE } else { slot.lane };
+    let next = slot.next.take();
+    if std::mem::take(&mut slot.queued) {
+        parts.lanes.give_up(id, lane);
+    }
+    // It may have been torn off, and begun anew meanwhile.
+    let next = next.filter(|next| {
+        let slot = &parts.slots[next.index as usize];
+        slot.generation == next.generation && slot.behind
+    });
+    if let Some(next) = next {
+        let follower = &mut parts.slots[next.index as usize];
+        follower.behind = false;
+        if follower.lane == lane && parts.lanes.hand_on(id, lane, next) {
+            return;
+        }
+    }
+    if let Some(waiting) = parts.lanes.leave(id, lane) {
+        advance(waiting, parts, done);
+    }
+    if let Some(next) = next {
+        let follower = &mut parts.slots[next.index as usize];
+        follower.queued = !parts.lanes.enter(next, follower.lane, &follower.request);
+    }
+}
