@@ -14,7 +14,8 @@
 //!
 //! `struct io_uring_buf_ring`: an array of entries (address, length, number) in memory that both sides see, a power of two
 //! of them. We write an entry and then move the tail past it, with release ordering; the kernel takes from a head that
-//! only it knows. The tail lies in the first entry, where that has a field which nobody else uses. As there are as many
+//! only it knows. The kernel takes them in the order in which they were given back, so all that are in the ring are used in
+//! turn; that the caches hold them, there are few at first, and more when they run out. The tail lies in the first entry, where that has a field which nobody else uses. As there are as many
 //! entries as buffers, it cannot overflow.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -162,10 +163,12 @@ unsafe impl IoBuf for Chunk {
 pub(crate) struct Pool {
     memory: Memory,
     size: usize,
+    /// From one buffer to the next: not so that all begin where the cache has the same place for them.
+    stride: usize,
     /// Which buffers are lent.
     lent: Box<[Cell<bool>]>,
     available: Cell<usize>,
-    /// Those to be taken from here; none while they are in a ring.
+    /// Those to be taken from here: neither lent nor in a ring.
     free: RefCell<Vec<u16>>,
     ring: RefCell<Option<Ring>>,
     /// The loop that uses them.
@@ -177,12 +180,21 @@ struct Ring {
     entries: Memory,
     tail: u16,
     group: u16,
+    /// How many buffers are in it, as far as completions have told.
+    filled: usize,
+    /// How many buffers are in it or were taken from it.
+    used: usize,
 }
+
+/// How many buffers are in a ring at first.
+const FEW: usize = 16;
 
 impl Pool {
     fn new(count: usize, size: usize) -> io::Result<Pool> {
-        let total = count.checked_mul(size).filter(|total| i32::try_from(size).is_ok() && *total > 0);
-        let Some(layout) = total.and_then(|total| Layout::from_size_align(total, 64).ok()) else {
+        const LINE: usize = 64;
+        let stride = i32::try_from(size).map_or(0, |_| size.next_multiple_of(LINE) + LINE);
+        let total = count.checked_mul(stride).filter(|total| *total > 0 && size > 0);
+        let Some(layout) = total.and_then(|total| Layout::from_size_align(total, LINE).ok()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         if !count.is_power_of_two() || count > 1 << 15 {
@@ -192,6 +204,7 @@ impl Pool {
         Ok(Pool {
             memory: Memory::zeroed(layout)?,
             size,
+            stride,
             lent: vec![Cell::new(false); count].into(),
             available: Cell::new(count),
             // The lowest first, so that a pool with little to do stays within little memory.
@@ -217,19 +230,26 @@ impl Pool {
     /// Where a buffer is.
     pub(crate) fn place(&self, id: u16) -> *mut u8 {
         assert!(usize::from(id) < self.lent.len());
-        // SAFETY: there are as many buffers of this size in the allocation, and `id` is one of them.
-        unsafe { self.memory.start.as_ptr().add(usize::from(id) * self.size) }
+        // SAFETY: there are as many buffers at this distance in the allocation, and `id` is one of them.
+        unsafe { self.memory.start.as_ptr().add(usize::from(id) * self.stride) }
     }
 
-    /// Lends a buffer; `None` if there is none, or the kernel has them.
+    /// Lends a buffer; `None` if there is none that the kernel does not have.
     pub(crate) fn take(&self) -> Option<u16> {
         let id = self.free.borrow_mut().pop()?;
         self.lend(id);
         Some(id)
     }
 
-    /// The kernel has taken this buffer out of the ring and lends it.
-    pub(crate) fn lend(&self, id: u16) {
+    /// The kernel has taken this buffer out of the ring: lends it.
+    pub(crate) fn picked(&self, id: u16) {
+        if let Some(ring) = &mut *self.ring.borrow_mut() {
+            ring.filled -= 1;
+        }
+        self.lend(id);
+    }
+
+    fn lend(&self, id: u16) {
         let was_lent = self.lent[usize::from(id)].replace(true);
         debug_assert!(!was_lent, "buffer {id} is lent twice");
         self.available.set(self.available.get() - 1);
@@ -266,12 +286,24 @@ impl Pool {
             .map_err(|_| io::ErrorKind::OutOfMemory)?;
         let entries = Memory::zeroed(layout)?;
         register(entries.start.as_ptr() as u64, count as u16)?;
-        let mut ring = Ring { entries, tail: 0, group };
-        for id in self.free.take() {
-            self.provide(&mut ring, id);
-        }
-        *self.ring.borrow_mut() = Some(ring);
+        *self.ring.borrow_mut() = Some(Ring { entries, tail: 0, group, filled: 0, used: 0 });
+        self.fill();
         Ok(())
+    }
+
+    /// The kernel has found the ring empty: puts more buffers in, if there are any, so that it has twice as many from now
+    /// on.
+    pub(crate) fn fill(&self) {
+        let (mut ring, mut free) = (self.ring.borrow_mut(), self.free.borrow_mut());
+        let Some(ring) = &mut *ring else { return };
+        if ring.filled == 0 {
+            let more = ring.used.max(FEW).min(free.len());
+            ring.used += more;
+            let rest = free.len() - more;
+            for id in free.drain(rest..).rev() {
+                self.provide(ring, id);
+            }
+        }
     }
 
     /// Takes the buffers that are not lent back from the ring, after the kernel has let go of it.
@@ -286,6 +318,7 @@ impl Pool {
         let start = ring.entries.start.as_ptr().cast::<BufRingEntry>();
         let at = usize::from(ring.tail) & (self.lent.len() - 1);
         ring.tail = ring.tail.wrapping_add(1);
+        ring.filled += 1;
         // SAFETY: the entry is within the allocation. It was handed to the kernel at most once a round before, and taken
         // since: there are never more buffers free than entries. So it is ours; the fields that are set are not the one
         // in which the tail lies. The tail is a 16-bit word that both sides access atomically.
@@ -368,7 +401,7 @@ mod tests {
         };
         assert_eq!(tail(&pool), 2);
         pool.give_back(ids[2]);
-        pool.lend(ids[0]);
+        pool.picked(ids[0]);
         pool.give_back(ids[0]);
         assert_eq!((tail(&pool), pool.available()), (4, 3));
 
@@ -376,6 +409,30 @@ mod tests {
         let mut left: Vec<u16> = std::iter::from_fn(|| pool.take()).collect();
         left.sort_unstable();
         assert_eq!(left, [0, 1, 2, 3].into_iter().filter(|id| *id != ids[3]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_ring_has_few_buffers_until_they_run_out() {
+        let pool = BufferPool::with_capacity(64, 8).unwrap().0;
+        pool.register(0, |_, _| Ok(())).unwrap();
+        let filled = |pool: &Pool| pool.ring.borrow().as_ref().unwrap().filled;
+        assert_eq!(filled(&pool), 16);
+        let fill = |pool: &Pool| {
+            pool.fill();
+            filled(pool)
+        };
+        assert_eq!(fill(&pool), 16, "it is not empty");
+        (0..16).for_each(|id| pool.picked(id));
+        assert_eq!(fill(&pool), 16);
+        (16..32).for_each(|id| pool.picked(id));
+        assert_eq!(fill(&pool), 32);
+        (32..64).for_each(|id| pool.picked(id));
+        assert_eq!((fill(&pool), pool.available()), (0, 0));
+        pool.give_back(5);
+        assert_eq!(fill(&pool), 1);
+        pool.withdraw();
+        (0..64).filter(|id| *id != 5).for_each(|id| pool.give_back(id));
+        assert_eq!(std::iter::from_fn(|| pool.take()).count(), 64);
     }
 
     #[test]

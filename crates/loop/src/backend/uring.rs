@@ -130,6 +130,8 @@ struct Slot {
     cancelled: bool,
     /// A stream that the kernel was asked to end, for it has to rest.
     pausing: bool,
+    /// A stream that has brought something since it last went on.
+    fed: bool,
 }
 
 /// Where an operation is.
@@ -324,6 +326,7 @@ impl Slot {
             entry: 0,
             cancelled: false,
             pausing: false,
+            fed: false,
         }
     }
 

@@ -40,7 +40,7 @@ impl Slot {
     /// # Safety
     /// As for [`Backend::submit`](crate::backend::Backend::submit).
     pub(super) unsafe fn begin_stream(&mut self, ways: &[Support]) -> squeue::Entry {
-        self.pausing = false;
+        (self.pausing, self.fed) = (false, false);
         let native = ways[self.request.kind() as usize] == Support::Native;
         // SAFETY: passed on from this function's own contract.
         if native && unsafe { has_buffers(&self.request) } {
@@ -97,12 +97,13 @@ impl Slot {
         let flow = unsafe { flow(&self.request) };
         let buffer = cqueue::buffer_select(flags);
         if let Some(buffer) = buffer {
-            flow.pool().lend(buffer);
+            flow.pool().picked(buffer);
         }
         let receives = matches!(self.request, Request::RecvMulti { .. });
         let part = if receives { result > 0 } else { result >= 0 };
         if part {
             rest.done.push_part(id, result, buffer, flow);
+            self.fed = true;
         } else if let Some(buffer) = buffer {
             flow.give_back(buffer);
         }
@@ -120,7 +121,10 @@ impl Slot {
             }
             _ if part && self.cancelled => return Some(-libc::ECANCELED),
             _ if part => self.go_on(id, rest),
-            libc::ENOBUFS if receives => self.rest(id, rest),
+            libc::ENOBUFS if receives => {
+                flow.pool().fill();
+                self.rest(id, rest);
+            }
             libc::ECANCELED if self.pausing => self.rest(id, rest),
             libc::EAGAIN | libc::EINTR => self.go_on(id, rest),
             libc::ECONNABORTED if !receives && !self.cancelled => self.go_on(id, rest),
@@ -158,14 +162,23 @@ impl Slot {
 
 impl Uring {
     /// Lets streams go on that may. True if one is left that may, and has to wait for its turn: those who want a buffer go
-    /// on as many at a time as there are buffers.
+    /// on as many at a time as there are buffers, and first those who got none the last time.
     pub(super) fn resume(&mut self) -> bool {
-        let mut promised: Vec<(*const Pool, usize)> = Vec::new();
+        let mut promised = Vec::new();
+        // Not an "or" that spares the second.
+        self.resume_some(false, &mut promised) | self.resume_some(true, &mut promised)
+    }
+
+    fn resume_some(&mut self, fed: bool, promised: &mut Vec<(*const Pool, usize)>) -> bool {
         let mut left = false;
         for _ in 0..self.resting.len() {
             let Some(id) = self.resting.pop_front() else { break };
             let slot = &self.slots[id.index as usize];
             if slot.generation != id.generation || slot.stage != Stage::Resting {
+                continue;
+            }
+            if slot.fed != fed {
+                self.resting.push_back(id);
                 continue;
             }
             // SAFETY: the stream has not completed, so its flow is valid.
