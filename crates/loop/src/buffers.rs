@@ -162,6 +162,8 @@ unsafe impl IoBuf for Chunk {
 /// The buffers, and whose they are.
 pub(crate) struct Pool {
     memory: Memory,
+    /// Where in it the first buffer is.
+    first: usize,
     size: usize,
     /// From one buffer to the next: not so that all begin where the cache has the same place for them.
     stride: usize,
@@ -194,15 +196,20 @@ impl Pool {
         const LINE: usize = 64;
         let stride = i32::try_from(size).map_or(0, |_| size.next_multiple_of(LINE) + LINE);
         let total = count.checked_mul(stride).filter(|total| *total > 0 && size > 0);
-        let Some(layout) = total.and_then(|total| Layout::from_size_align(total, LINE).ok()) else {
+        // The alignment is by hand: asked for more than its own, the allocator would write the zeros that a fresh mapping
+        // has for nothing, and touch all of it.
+        let room = total.and_then(|total| total.checked_add(LINE));
+        let Some(layout) = room.and_then(|room| Layout::from_size_align(room, 16).ok()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         if !count.is_power_of_two() || count > 1 << 15 {
             let why = "the number of buffers must be a power of two, at most 32768";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
+        let memory = Memory::zeroed(layout)?;
         Ok(Pool {
-            memory: Memory::zeroed(layout)?,
+            first: (memory.start.as_ptr() as usize).next_multiple_of(LINE) - memory.start.as_ptr() as usize,
+            memory,
             size,
             stride,
             lent: vec![Cell::new(false); count].into(),
@@ -230,8 +237,8 @@ impl Pool {
     /// Where a buffer is.
     pub(crate) fn place(&self, id: u16) -> *mut u8 {
         assert!(usize::from(id) < self.lent.len());
-        // SAFETY: there are as many buffers at this distance in the allocation, and `id` is one of them.
-        unsafe { self.memory.start.as_ptr().add(usize::from(id) * self.stride) }
+        // SAFETY: the allocation has room for as many buffers at this distance, from the first on, and `id` is one of them.
+        unsafe { self.memory.start.as_ptr().add(self.first + usize::from(id) * self.stride) }
     }
 
     /// Lends a buffer; `None` if there is none that the kernel does not have.
