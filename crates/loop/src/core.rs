@@ -11,7 +11,7 @@ use crate::backend::{Backend, Chained, Completions, Submitted};
 use crate::event_loop::Loop;
 use crate::instant::Instant;
 use crate::offload::Offload;
-use crate::op::{Begin, Operation, Options, Outcome, Started};
+use crate::op::{Begin, Extent, Operation, Options, Outcome, Started};
 use crate::operation::{CURSOR, Kind, OPERATIONS, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
@@ -38,11 +38,13 @@ pub(crate) struct Core {
     crowded: bool,
     closing: Vec<Closing>,
     /// What the pool carries out.
-    offload: Offload,
+    pub(crate) offload: Offload,
     /// How many operations in flight do not keep the loop running.
     pub(crate) background: usize,
     /// A chain on its way to the backend; kept for its memory.
     chain: Vec<Chained>,
+    /// Deadlines of streams that are held back.
+    pub(crate) held: Vec<(OpId, u64)>,
     pub(crate) stats: Stats,
 }
 
@@ -92,6 +94,7 @@ impl Core {
             closing: Vec::new(),
             background: 0,
             chain: Vec::new(),
+            held: Vec::new(),
             stats: Stats::default(),
         }
     }
@@ -124,6 +127,7 @@ impl Core {
         let id = self.slots.next();
         let mut started = self.admit(id, 1, start);
         let (mut tried, mut progress) = (false, 0);
+        let all = options.extent == Extent::All;
         if let Started::Request(request) = &mut started {
             // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
             match unsafe { self.backend.attempt(request) } {
@@ -131,7 +135,7 @@ impl Core {
                 Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
                 Some(result) if is_unwatchable(request, result) => {}
                 // SAFETY: as above.
-                Some(result @ 1..) if options.all && unsafe { advance(request, result as usize) } => {
+                Some(result @ 1..) if all && unsafe { advance(request, result as usize) } => {
                     progress = result as usize;
                 }
                 Some(result) => {
@@ -159,7 +163,12 @@ impl Core {
     }
 
     /// Fills the request of a new slot in, unless there are too many already; `more` of them are about to be taken.
-    fn admit(&mut self, id: OpId, more: usize, start: impl FnOnce(&Begin<'_>) -> Started) -> Started {
+    pub(crate) fn admit(
+        &mut self,
+        id: OpId,
+        more: usize,
+        start: impl FnOnce(&Begin<'_>) -> Started,
+    ) -> Started {
         if self.slots.len() + more > self.limit {
             Started::failed(libc::EDQUOT)
         } else {
@@ -169,7 +178,7 @@ impl Core {
 
     /// Starts what a slot was taken for; `tried`: the backend has just been asked to do it at once. `Some` if it is over
     /// already.
-    fn begin(&mut self, id: OpId, started: Started, options: Options, tried: bool) -> Option<i32> {
+    pub(crate) fn begin(&mut self, id: OpId, started: Started, options: Options, tried: bool) -> Option<i32> {
         self.stats.submitted += 1;
         let request = match started {
             Started::Done(result) => return Some(result),
@@ -182,7 +191,7 @@ impl Core {
         }
         let slot = self.slots.at(id.index);
         slot.request = request;
-        slot.flags.all = options.all;
+        slot.flags.extent = options.extent;
         let result = match request {
             Request::Group(group) => {
                 slot.phase = Phase::Loop;
@@ -197,7 +206,7 @@ impl Core {
     }
 
     /// Queues a completion that is known already.
-    fn finish_later(&mut self, id: OpId, result: i32) {
+    pub(crate) fn finish_later(&mut self, id: OpId, result: i32) {
         self.slots.at(id.index).phase = Phase::Ready;
         self.done.push(id, result);
         // Those before it may be new from the backend; absorbing one twice does no harm, missing one would.
@@ -206,8 +215,11 @@ impl Core {
     /// Marks what has completed: from here on it cannot be cancelled.
     pub(crate) fn absorb(&mut self) {
         for at in self.absorbed..self.done.len() {
-            let (id, _) = self.done.queue[at];
-            if let Some(slot) = self.slots.get(id) {
+            let completion = self.done.queue[at];
+            if completion.is_part() {
+                continue;
+            }
+            if let Some(slot) = self.slots.get(completion.id) {
                 slot.phase = Phase::Ready;
                 if let Sink::Waiting(waiting) = slot.sink {
                     // The frame that will be written to.
@@ -222,8 +234,8 @@ impl Core {
     #[inline]
     pub(crate) fn prefetch_ahead(&mut self) {
         const AHEAD: usize = 4;
-        let Some((id, _)) = self.done.queue.get(AHEAD) else { return };
-        match self.slots.get(*id).map(|slot| slot.sink) {
+        let Some(completion) = self.done.queue.get(AHEAD) else { return };
+        match self.slots.get(completion.id).map(|slot| slot.sink) {
             // SAFETY: its frame waits for the completion, which has not been delivered.
             Some(Sink::Waiting(waiting)) => prefetch(unsafe { waiting.as_ref() }.task().cast(), 3),
             Some(Sink::Payload { place, .. }) => prefetch(place.as_ptr(), 2),
@@ -235,7 +247,9 @@ impl Core {
         let Some(slot) = self.slots.get(id) else { return false };
         if slot.phase == Phase::Ready {
             // Over, unless there is more to do, or it comes back from a chain not begun: then it will not be.
-            let goes_on = slot.flags.all || slot.flags.polling || matches!(slot.sink, Sink::Member { .. });
+            let goes_on = slot.flags.extent == Extent::All
+                || slot.flags.polling
+                || matches!(slot.sink, Sink::Member { .. });
             if goes_on {
                 slot.flags.mark(why);
             }
@@ -364,6 +378,7 @@ impl Core {
                     self.cancel_offloaded(id, before);
                 }
                 (Phase::Loop, Request::Timer) => self.finish_later(id, 0),
+                (Phase::Loop, Request::AcceptMulti { .. }) => self.accept_again(id),
                 // An accept held back: its error goes out now.
                 (Phase::Loop, Request::Accept { .. }) => {
                     let result = slot.word as i32;
@@ -420,7 +435,7 @@ impl Core {
                 result = poll_first(&mut *self.backend, &mut self.offload, id, slot)?;
                 continue;
             }
-            if slot.flags.all
+            if slot.flags.extent == Extent::All
                 && result > 0
                 && matches!(slot.phase, Phase::Ready | Phase::Starting | Phase::Backend)
             {
@@ -433,6 +448,10 @@ impl Core {
                     continue;
                 }
                 result = if rest { -libc::ECANCELED } else { 0 };
+            }
+            if !ended && Core::outlives(&slot.request, result) {
+                self.hold_back(id, result);
+                return None;
             }
             let held_back = slot.word == result as u32;
             if is_exhaustion(result) && matches!(slot.request, Request::Accept { .. }) && !ended && !held_back
@@ -467,7 +486,12 @@ impl Core {
     /// would spin on the connection that stays ready. Its error goes out after a moment.
     fn hold_back(&mut self, id: OpId, result: i32) {
         const MOMENT: u64 = 10_000_000;
-        let deadline = self.slots.at(id.index).node.deadline().unwrap_or(u64::MAX);
+        let slot = self.slots.at(id.index);
+        let deadline = slot.node.deadline().unwrap_or(u64::MAX);
+        if slot.flags.extent == Extent::Stream && deadline != u64::MAX {
+            self.held.retain(|(held, _)| self.slots.get(*held).is_some());
+            self.held.push((id, deadline));
+        }
         self.wheel.disarm(&mut self.slots, id.index);
         self.wheel.arm(&mut self.slots, id.index, deadline.min(self.backend.now().saturating_add(MOMENT)));
         let slot = self.slots.at(id.index);
@@ -518,7 +542,7 @@ impl Core {
 }
 
 /// Whether an accept failed for want of something that only time brings.
-fn is_exhaustion(result: i32) -> bool {
+pub(crate) fn is_exhaustion(result: i32) -> bool {
     matches!(result.wrapping_neg(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
 }
 
@@ -602,7 +626,7 @@ unsafe fn advance(request: &mut Request, n: usize) -> bool {
 /// Hands an operation to who carries it out; `tried`: the backend has just been asked to do it at once. `Some` if it is over
 /// already.
 #[inline]
-fn dispatch(
+pub(crate) fn dispatch(
     backend: &mut dyn Backend,
     offload: &mut Offload,
     id: OpId,
@@ -706,5 +730,5 @@ where
         op.discard(outcome);
         drop(callback);
     }
-    const { &PayloadType { deliver: deliver::<O, F>, discard: discard::<O, F> } }
+    const { &PayloadType { deliver: deliver::<O, F>, discard: discard::<O, F>, part: None } }
 }

@@ -25,7 +25,13 @@ struct Inner {
     closed: AtomicBool,
     /// What it refers to, as a [`Nature`]; 0 until somebody wants to know.
     nature: AtomicU8,
+    /// Whether it is a socket with datagrams, for which zero bytes are no end: [`DATAGRAMS`] or not; 0 likewise.
+    traffic: AtomicU8,
 }
+
+/// What [`Inner::traffic`] can be.
+const CONNECTION: u8 = 1;
+const DATAGRAMS: u8 = 2;
 
 /// How reading and writing have to wait for what a descriptor refers to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,8 +70,8 @@ fn next_identity() -> u64 {
 impl Descriptor {
     /// Takes over a descriptor as it is.
     pub(crate) fn new(fd: OwnedFd) -> Descriptor {
-        let (closed, nature) = (AtomicBool::new(false), AtomicU8::new(0));
-        Descriptor(Arc::new(Inner { fd, identity: next_identity(), closed, nature }))
+        let (closed, nature, traffic) = (AtomicBool::new(false), AtomicU8::new(0), AtomicU8::new(0));
+        Descriptor(Arc::new(Inner { fd, identity: next_identity(), closed, nature, traffic }))
     }
 
     pub(crate) fn handle(&self) -> Handle {
@@ -112,6 +118,15 @@ impl Descriptor {
                 nature
             }
         })
+    }
+
+    /// Likewise.
+    fn has_datagrams(&self) -> bool {
+        if self.0.traffic.load(Ordering::Relaxed) == 0 {
+            let traffic = if has_datagrams(self.as_fd()) { DATAGRAMS } else { CONNECTION };
+            self.0.traffic.store(traffic, Ordering::Relaxed);
+        }
+        self.0.traffic.load(Ordering::Relaxed) == DATAGRAMS
     }
 }
 
@@ -221,6 +236,15 @@ impl From<OwnedFd> for Socket {
     }
 }
 
+impl Socket {
+    /// [`adopt`](Socket::adopt) of a connection.
+    pub(crate) fn accepted(result: i32) -> Socket {
+        let socket = Socket::adopt(result);
+        socket.0.0.traffic.store(CONNECTION, Ordering::Relaxed);
+        socket
+    }
+}
+
 impl From<OwnedFd> for File {
     /// Takes the descriptor over, as it is.
     fn from(fd: OwnedFd) -> File {
@@ -293,6 +317,16 @@ impl Target<'_> {
         }
     }
 
+    /// Whether it is a socket with datagrams, rather than connections that end.
+    pub(crate) fn has_datagrams(&self) -> bool {
+        match self {
+            Target::Borrowed(descriptor) => descriptor.has_datagrams(),
+            Target::Shared(descriptor) => descriptor.has_datagrams(),
+            Target::Foreign(fd) => has_datagrams(*fd),
+            Target::Lost(_) => false,
+        }
+    }
+
     /// The same target, independent of any borrow.
     pub(crate) fn detach(self) -> Target<'static> {
         match self {
@@ -305,4 +339,10 @@ impl Target<'_> {
             Target::Lost(errno) => Target::Lost(errno),
         }
     }
+}
+
+fn has_datagrams(fd: BorrowedFd<'_>) -> bool {
+    use rustix::net::SocketType;
+    let kind = rustix::net::sockopt::socket_type(fd);
+    kind.is_ok_and(|kind| kind != SocketType::STREAM && kind != SocketType::SEQPACKET)
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Completion};
 use crate::config::Config;
 use crate::core::{Core, Gather, Settled};
 use crate::fork::Birth;
@@ -362,11 +362,12 @@ impl Loop {
         };
         for _ in 0..due {
             let mut core = self.0.core.borrow_mut();
-            let Some((id, result)) = core.done.queue.pop_front() else { break };
+            let Some(completion) = core.done.queue.pop_front() else { break };
             core.absorbed -= 1;
+            let Completion { id, result, .. } = completion;
             let to_frame = core.is_for_frame(id);
             if !to_frame {
-                core.done.queue.push_back((id, result));
+                core.done.queue.push_back(completion);
                 core.absorbed += 1;
                 continue;
             }
@@ -443,13 +444,18 @@ impl Loop {
     /// Delivers the oldest completion. With `discard`, callbacks are dropped instead of called.
     fn deliver_next(&self, discard: bool) {
         let mut core = self.0.core.borrow_mut();
-        let Some((id, result)) = core.done.queue.pop_front() else { return };
+        let Some(completion) = core.done.queue.pop_front() else { return };
+        let Completion { id, result, .. } = completion;
         core.absorbed = core.absorbed.saturating_sub(1);
         core.prefetch_ahead();
         if let Some(waiting) = core.settle_waiting(id, result) {
             drop(core);
             // SAFETY: as in `hand_over`.
             return unsafe { Waiting::complete(waiting, Outcome { result, progress: 0 }) };
+        }
+        if completion.is_part() {
+            drop(core);
+            return self.deliver_part(completion, discard);
         }
         let settled = core.settle(id, result);
         drop(core);

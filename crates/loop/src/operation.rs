@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 
 use crate::addr::SockAddr;
 use crate::core::group::Head;
+pub use crate::flow::Flow;
 
 /// Names one operation of one loop, for ever: the slot may be used again, the generation tells the uses apart.
 ///
@@ -148,6 +149,10 @@ pub enum Request {
     WriteEntire { args: *mut Entire },
     /// `pipe2(2)`, close-on-exec.
     Pipe { fds: *mut [RawFd; 2], flags: i32 },
+    /// A stream of `accept4(2)`: every connection is a part, as that of [`Accept`](Request::Accept).
+    AcceptMulti { handle: Handle, flow: *const Flow },
+    /// A stream of `recv(2)`: every piece is a part, in a buffer of the flow's; ends with 0 at the end of the stream.
+    RecvMulti { handle: Handle, flow: *const Flow },
 }
 
 // It is copied to wherever an operation is kept.
@@ -289,6 +294,8 @@ pub enum Kind {
     ReadEntire,
     WriteEntire,
     Pipe,
+    AcceptMulti,
+    RecvMulti,
 }
 
 /// The direction of readiness that an operation waits for.
@@ -508,6 +515,20 @@ pub const OPERATIONS: &[Description] = {
         row(Kind::ReadEntire, "read_entire", None, "openat, fstat, read", Pool),
         row(Kind::WriteEntire, "write_entire", None, "openat, write", Pool),
         row(Kind::Pipe, "pipe", code(op::Pipe::CODE, "IORING_OP_PIPE", "6.16"), "pipe2", Direct),
+        row(
+            Kind::AcceptMulti,
+            "accept_multi",
+            code(op::AcceptMulti::CODE, "IORING_OP_ACCEPT", "5.19"),
+            "accept4",
+            Ready(Direction::Read),
+        ),
+        row(
+            Kind::RecvMulti,
+            "recv_multi",
+            code(op::RecvMulti::CODE, "IORING_OP_RECV", "6.0"),
+            "recv",
+            Ready(Direction::Read),
+        ),
     ]
 };
 
@@ -567,6 +588,16 @@ impl Request {
             Request::ReadEntire { .. } => Kind::ReadEntire,
             Request::WriteEntire { .. } => Kind::WriteEntire,
             Request::Pipe { .. } => Kind::Pipe,
+            Request::AcceptMulti { .. } => Kind::AcceptMulti,
+            Request::RecvMulti { .. } => Kind::RecvMulti,
+        }
+    }
+
+    /// The flow of a stream: of what reports parts before it completes.
+    pub fn flow(&self) -> Option<*const Flow> {
+        match *self {
+            Request::AcceptMulti { flow, .. } | Request::RecvMulti { flow, .. } => Some(flow),
+            _ => None,
         }
     }
 
@@ -604,7 +635,9 @@ impl Request {
             | Request::Sync { handle, .. }
             | Request::SetLen { handle, .. }
             | Request::Allocate { handle, .. }
-            | Request::ReadDir { handle, .. } => Some(handle),
+            | Request::ReadDir { handle, .. }
+            | Request::AcceptMulti { handle, .. }
+            | Request::RecvMulti { handle, .. } => Some(handle),
             Request::Open { dir, .. }
             | Request::OpenResolved { dir, .. }
             | Request::Stat { dir, .. }

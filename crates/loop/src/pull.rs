@@ -65,7 +65,7 @@ struct Rung<'b> {
 unsafe impl Operation for Rung<'_> {
     type Output = io::Result<()>;
     fn options(&self) -> Options {
-        Options { deadline: self.deadline, all: false }
+        Options { deadline: self.deadline, ..Options::NONE }
     }
     fn start(&mut self, begin: &Begin<'_>) -> Started {
         self.id.set(Some(begin.id));

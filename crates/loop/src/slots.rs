@@ -11,7 +11,7 @@ use std::mem::{self, MaybeUninit};
 use std::ptr::NonNull;
 
 use crate::event_loop::Loop;
-use crate::op::Outcome;
+use crate::op::{Extent, Outcome, Part};
 use crate::operation::{GroupRef, OpId, Request};
 use crate::prefetch::prefetch;
 use crate::timer::{Node, Nodes};
@@ -33,14 +33,19 @@ const CHUNK: usize = 64;
 /// uses addresses into it while the loop goes on using the slot beside it.
 type Room = UnsafeCell<MaybeUninit<[u64; INLINE]>>;
 
-/// What to do with a payload, for the types it was made of. Both move it out of its place, free the slot, and only
+/// What to do with a payload, for the types it was made of. The first two move it out of its place, free the slot, and only
 /// then run code that is not ours, so that a panic there loses nothing.
 pub(crate) struct PayloadType {
     /// Delivers the outcome to the callback.
     pub(crate) deliver: unsafe fn(*mut u8, &Loop, OpId, Outcome),
     /// Gives the outcome to the operation, which cleans up, and drops the callback.
     pub(crate) discard: unsafe fn(*mut u8, &Loop, OpId, Outcome),
+    /// Of a stream: delivers a part, or drops it if the flag says so. The payload stays.
+    pub(crate) part: Option<DeliverPart>,
 }
+
+/// Delivers a part, or drops it.
+pub(crate) type DeliverPart = unsafe fn(*mut u8, &Loop, OpId, Part, bool);
 
 /// Where the outcome of an operation goes.
 #[derive(Clone, Copy)]
@@ -91,7 +96,7 @@ pub(crate) enum Phase {
     Linked,
     /// With the backend.
     Backend,
-    /// With the loop: a timer, something external, or (result kept in `word`) an accept held back.
+    /// With the loop: a timer, something external, or (result kept in `word`) accepting held back.
     Loop,
     /// With the blocking pool, or on the way to it. (In `word`, how often it has been interrupted.)
     Pool,
@@ -108,8 +113,8 @@ pub(crate) struct Flags {
     pub(crate) timed_out: bool,
     /// Nobody wants the outcome.
     pub(crate) removed: bool,
-    /// Transfer everything.
-    pub(crate) all: bool,
+    /// How far it goes.
+    pub(crate) extent: Extent,
     /// What the backend has is a poll; the operation itself is for the pool.
     pub(crate) polling: bool,
     /// The pool has had it.

@@ -1,10 +1,13 @@
 //! Towpath's event loop alone, with callbacks.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
-use std::mem;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
-use towpath_loop::{BackendKind, Config, Failed, IoBuf, Loop, Socket, op};
+use towpath_loop::{BackendKind, BufferPool, Chunk, Config, Failed, IoBuf, Loop, OpId, Socket, op};
 
 use crate::conversation::{Conversation, Step};
 use crate::protocol::{BUFFER, Service};
@@ -17,68 +20,112 @@ pub fn run(options: &Options, backend: BackendKind) -> Serving {
         datagram(&loop_, socket, vec![0; BUFFER]);
     } else {
         let listener = Socket::from(OwnedFd::from(sockets::listener()?));
-        accept(&loop_, listener, options.service);
+        accept(&loop_, listener, options.service)?;
     }
     loop_.run()?;
     Err(io::Error::other("nothing is in flight any more"))
 }
 
-/// Serves the next connection, and those after it.
-fn accept(loop_: &Loop, listener: Socket, service: Service) {
-    loop_.submit(op::accept(listener.clone()), move |loop_, outcome| {
-        if let Ok((socket, _)) = outcome {
-            let (conversation, buf) = (Conversation::new(service), vec![0; BUFFER]);
-            proceed(loop_, Box::new(Connection { socket, conversation, buf }), Step::Receive);
+/// Serves every connection that comes.
+fn accept(loop_: &Loop, listener: Socket, service: Service) -> io::Result<()> {
+    // A sink gives each chunk back at once; others keep it until they have answered.
+    let pool = match service {
+        Service::Sink => BufferPool::with_capacity(16, BUFFER)?,
+        _ => BufferPool::with_capacity(4096, 4096)?,
+    };
+    loop_.submit_stream(op::accept_multi(listener), move |loop_, socket| {
+        if let Some(Ok(socket)) = socket {
+            serve(loop_, socket, &pool, service);
         }
-        accept(loop_, listener, service);
+        ControlFlow::Continue(())
     });
+    Ok(())
 }
 
+/// A connection; it is dropped, and so closed, when its stream of receives has ended and its last send is over.
 struct Connection {
     socket: Socket,
-    conversation: Conversation,
-    /// Empty while an operation has it.
-    buf: Vec<u8>,
+    conversation: RefCell<Conversation>,
+    /// What came while something was being sent.
+    unread: RefCell<VecDeque<Chunk>>,
+    sending: Cell<bool>,
+    /// The peer has said all; not answered yet.
+    ended: Cell<bool>,
+    receiving: Cell<Option<OpId>>,
 }
 
-/// Takes one step of a connection, which is dropped, and so closed, where it ends or fails.
-fn proceed(loop_: &Loop, mut connection: Box<Connection>, step: Step) {
+fn serve(loop_: &Loop, socket: Socket, pool: &BufferPool, service: Service) {
+    let connection = Rc::new(Connection {
+        socket,
+        conversation: RefCell::new(Conversation::new(service)),
+        unread: RefCell::default(),
+        sending: Cell::new(false),
+        ended: Cell::new(false),
+        receiving: Cell::new(None),
+    });
+    let receives = op::recv_multi(&connection.socket, pool);
+    let this = connection.clone();
+    let id = loop_.submit_stream(receives, move |loop_, chunk| {
+        match chunk {
+            Some(Ok(chunk)) if this.sending.get() => this.unread.borrow_mut().push_back(chunk),
+            Some(Ok(chunk)) => received(loop_, &this, chunk),
+            Some(Err(_)) => return ControlFlow::Break(()),
+            None if this.sending.get() => this.ended.set(true),
+            None => end(loop_, &this),
+        }
+        ControlFlow::Continue(())
+    });
+    connection.receiving.set(Some(id));
+}
+
+fn received(loop_: &Loop, connection: &Rc<Connection>, mut chunk: Chunk) {
+    let step = connection.conversation.borrow_mut().received(&mut chunk);
     match step {
-        Step::Receive => {
-            let (socket, buf) = (connection.socket.clone(), mem::take(&mut connection.buf));
-            loop_.submit(op::recv(socket, buf), move |loop_, outcome| {
-                let Ok((n, buf)) = outcome else { return };
-                connection.buf = buf;
-                let step = connection.conversation.received(&mut connection.buf[..n]);
-                proceed(loop_, connection, step);
-            });
-        }
-        Step::Echo(len) => {
-            let socket = connection.socket.clone();
-            let front = Front { buf: mem::take(&mut connection.buf), len };
-            loop_.submit(op::send(socket, front).all(true), move |loop_, outcome| {
-                let Ok((_, front)) = outcome else { return };
-                connection.buf = front.buf;
-                sent(loop_, connection);
-            });
-        }
-        Step::Send(bytes) => send(loop_, connection, bytes),
-        Step::SendDigest(bytes) => send(loop_, connection, bytes),
-        Step::Close => {}
+        Step::Echo(len) if len == chunk.len() => send(loop_, connection, chunk),
+        step => proceed(loop_, connection, step),
     }
 }
 
-fn send(loop_: &Loop, connection: Box<Connection>, bytes: impl IoBuf + 'static) {
-    loop_.submit(op::send(connection.socket.clone(), bytes).all(true), move |loop_, outcome| {
-        if outcome.is_ok() {
-            sent(loop_, connection);
-        }
-    });
+fn end(loop_: &Loop, connection: &Rc<Connection>) {
+    let step = connection.conversation.borrow_mut().received(&mut []);
+    proceed(loop_, connection, step);
 }
 
-fn sent(loop_: &Loop, mut connection: Box<Connection>) {
-    let step = connection.conversation.sent();
-    proceed(loop_, connection, step);
+/// Takes one step that is no echo.
+fn proceed(loop_: &Loop, connection: &Rc<Connection>, step: Step) {
+    match step {
+        Step::Receive => {}
+        Step::Echo(_) => unreachable!("an echo is of all that was received"),
+        Step::Send(bytes) => send(loop_, connection, bytes),
+        Step::SendDigest(bytes) => send(loop_, connection, bytes),
+        Step::Close => {
+            if let Some(id) = connection.receiving.take() {
+                loop_.remove(id);
+            }
+        }
+    }
+}
+
+fn send(loop_: &Loop, connection: &Rc<Connection>, bytes: impl IoBuf + 'static) {
+    connection.sending.set(true);
+    let this = connection.clone();
+    let bytes = op::send(&connection.socket, bytes).all(true);
+    loop_.submit(bytes, move |loop_, outcome| {
+        if outcome.is_err() {
+            return proceed(loop_, &this, Step::Close);
+        }
+        drop(outcome);
+        this.sending.set(false);
+        let step = this.conversation.borrow_mut().sent();
+        proceed(loop_, &this, step);
+        while !this.sending.get() {
+            let Some(chunk) = this.unread.borrow_mut().pop_front() else { break };
+            received(loop_, &this, chunk);
+        }
+        if !this.sending.get() && this.ended.take() {
+            end(loop_, &this);
+        }
+    });
 }
 
 /// Sends the next datagram back, and those after it.

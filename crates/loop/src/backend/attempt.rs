@@ -52,8 +52,14 @@ fn would_wait(request: &Request) -> bool {
 /// As for [`attempt`].
 pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
     let value = match *request {
-        Request::Nop | Request::Timer | Request::External | Request::Group(_) | Request::Poll { .. } => {
-            unreachable!("{:?} is no system call: the loop or the poller carries it out", request.kind())
+        Request::Nop
+        | Request::Timer
+        | Request::External
+        | Request::Group(_)
+        | Request::Poll { .. }
+        | Request::AcceptMulti { .. }
+        | Request::RecvMulti { .. } => {
+            unreachable!("{:?} is not one system call", request.kind())
         }
         Request::Socket { domain, kind, protocol } => {
             // SAFETY: no pointers.

@@ -22,7 +22,12 @@
 //!    number reaches nobody.
 //! 5. **`wait` wakes up** when the time is over, when something completed, or after [`Wake::wake`], even where the
 //!    wake came before the `wait`. It may also return early for no reason.
-//! 6. **Nothing is in flight when a backend is dropped**: the loop has cancelled and reaped everything. (In a forked
+//! 6. **A stream** ([`Request::flow`]) also completes exactly once, and before that pushes any number of
+//!    [parts](Completions::push_part), each of which then belongs to the loop: a descriptor, or bytes in a buffer of the
+//!    flow's. It goes on by itself, whatever makes the kernel stop, without loss and in order, until it is over or
+//!    cancelled. It rests while its [`Flow`] is closed or has no buffer; every `wait` looks whether it may go on, and
+//!    does not sleep if so. One that always has more does not keep `wait` from serving others.
+//! 7. **Nothing is in flight when a backend is dropped**: the loop has cancelled and reaped everything. (In a forked
 //!    child it is not dropped at all.)
 
 use std::io;
@@ -30,13 +35,14 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::operation::{Kind, Link, OpId, Request, Support};
+use crate::operation::{Flow, Kind, Link, OpId, Request, Support};
 
 pub(crate) mod attempt;
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod files;
+pub(crate) mod parts;
 pub(crate) mod poll;
 pub mod readiness;
 mod sigpipe;
@@ -162,13 +168,41 @@ pub trait Wake: Send + Sync {
 /// What has completed and was not delivered yet, in order of completion.
 #[derive(Debug, Default)]
 pub struct Completions {
-    pub(crate) queue: std::collections::VecDeque<(OpId, i32)>,
+    pub(crate) queue: std::collections::VecDeque<Completion>,
+}
+
+/// A completion, or a part of a stream that goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub(crate) id: OpId,
+    pub(crate) result: i32,
+    /// 0: the operation is over. 1: a part without a buffer. Above: a part, in the buffer with this number less two.
+    part: u32,
+}
+
+impl Completion {
+    pub(crate) fn is_part(&self) -> bool {
+        self.part != 0
+    }
+
+    /// The buffer that a part came in.
+    pub(crate) fn buffer(&self) -> Option<u16> {
+        Some(self.part.checked_sub(2)? as u16)
+    }
 }
 
 impl Completions {
     /// Reports that `id` has completed: `result` is a value of zero or more, or a negated `errno`.
     pub fn push(&mut self, id: OpId, result: i32) {
-        self.queue.push_back((id, result));
+        self.queue.push_back(Completion { id, result, part: 0 });
+    }
+
+    /// Reports a part of the stream `id`, which goes on: a value as for [`push`](Completions::push), and the number of the
+    /// buffer that it came in. Also tells the flow, so nobody else does.
+    pub fn push_part(&mut self, id: OpId, result: i32, buffer: Option<u16>, flow: &Flow) {
+        flow.spend();
+        let part = buffer.map_or(1, |buffer| u32::from(buffer) + 2);
+        self.queue.push_back(Completion { id, result, part });
     }
 
     /// How many wait to be delivered.

@@ -40,6 +40,7 @@
 //! writable although the receiver's queue is full, and each vain attempt even makes an edge. Such descriptors are
 //! tried again once every [`REST`], rather than without end.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -53,10 +54,12 @@ use crate::prefetch::prefetch;
 
 mod hint;
 mod record;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 use record::{LISTS, Nodes, Record, Waits};
+use stream::Resting;
 
 /// How long a descriptor that is announced as ready again and again, and is not, is left alone at most.
 pub const REST: Duration = Duration::from_millis(1);
@@ -164,8 +167,11 @@ pub struct Readiness<P: Poller> {
     nodes: Nodes,
     /// What is over, and not yet told: cancelled, or failed outside of `wait`.
     finished: Vec<(OpId, i32)>,
-    /// Queues whose head was cancelled, by descriptor: the next in line may not have been tried yet.
-    orphaned: Vec<(usize, Waits)>,
+    /// Queues to be tried without an event, by descriptor: their head was cancelled, and the next in line may not have been
+    /// tried yet; or it is a stream that is new or may have more.
+    orphaned: VecDeque<(usize, Waits)>,
+    /// Streams that have to rest.
+    idle: VecDeque<Resting>,
     /// Keys of descriptors that are announced as ready for nothing: see [`REST`].
     resting: Vec<u64>,
     /// When the rest of all of them is over, by [`now`](Backend::now).
@@ -189,7 +195,8 @@ impl<P: Poller> Readiness<P> {
             records: Vec::new(),
             nodes: Nodes::default(),
             finished: Vec::new(),
-            orphaned: Vec::new(),
+            orphaned: VecDeque::new(),
+            idle: VecDeque::new(),
             resting: Vec::new(),
             rest_until: 0,
             rested: Vec::new(),
@@ -350,8 +357,15 @@ impl<P: Poller> Readiness<P> {
 
     /// Lets go of what nobody waits for any more and asks for what somebody still waits for.
     fn settle(&mut self, fd: usize) {
+        let asleep = self.is_asleep(fd);
         let record = &mut self.records[fd];
-        if record.is_idle() {
+        if asleep && self.mode == Mode::OneShot {
+            // An error or a hang-up would be reported over and over while nobody heeds it.
+            if record.has(Record::ANNOUNCED) {
+                record.clear(Record::ANNOUNCED);
+                self.poller.remove(fd as RawFd);
+            }
+        } else if record.is_idle() {
             // Of descriptors that we know, an edge-triggered poller may keep its memory: that is what makes them warm.
             if record.has(Record::ANNOUNCED) && (record.identity == 0 || self.mode == Mode::OneShot) {
                 record.retire();
@@ -400,7 +414,8 @@ impl<P: Poller> Readiness<P> {
             // While it rests, the end of the rest tries everything.
             if ready && !resting && !self.records[fd].is_empty(waits) {
                 self.serve(fd, waits, done);
-                vain = true;
+                // A stream that has to rest was not tried.
+                vain = !self.nodes.rests(&self.records[fd], waits);
             }
         }
         let record = &mut self.records[fd];
@@ -417,7 +432,7 @@ impl<P: Poller> Readiness<P> {
 
     /// Announced as ready, and not for us: asking, or trying, again at once might go on like this for ever.
     fn rest(&mut self, fd: usize) {
-        if self.records[fd].is_idle() {
+        if self.records[fd].is_idle() || self.is_asleep(fd) {
             return self.settle(fd);
         }
         if self.resting.is_empty() {
@@ -459,6 +474,12 @@ impl<P: Poller> Readiness<P> {
     fn serve(&mut self, fd: usize, waits: Waits, done: &mut Completions) {
         while let Some(word) = self.records[fd].head(waits) {
             let (request, tried) = self.nodes.request(word);
+            if request.flow().is_some() {
+                if self.serve_stream(fd, waits, word, &request, done) {
+                    continue;
+                }
+                break;
+            }
             // SAFETY: the operation was submitted and is not completed, so what its request points to is valid and
             // nobody else's, by the contract of `submit`.
             let result = unsafe { attempt(&request, tried, &mut self.syscalls) };
@@ -567,8 +588,12 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
     }
 
     unsafe fn submit(&mut self, id: OpId, request: &Request) -> Submitted {
-        if let Request::Poll { handle, events } = *request {
-            return self.begin_poll(id, request, handle, events);
+        match *request {
+            Request::Poll { handle, events } => return self.begin_poll(id, request, handle, events),
+            Request::AcceptMulti { handle, .. } | Request::RecvMulti { handle, .. } => {
+                return self.begin_stream(id, request, handle);
+            }
+            _ => {}
         }
         if let (Some(waits), Some(handle)) = (Waits::of(request), request.handle()) {
             if self.has_to_wait.is_none() {
@@ -608,7 +633,7 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
         self.finished.push((id, -libc::ECANCELED));
         if was_head && waits != Waits::Loose && !self.records[fd].is_empty(waits) {
             // The next in line may be able to do what the first was not, and no event need come for it.
-            self.orphaned.push((fd, waits));
+            self.orphaned.push_back((fd, waits));
         }
         self.settle(fd);
     }
@@ -616,12 +641,14 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()> {
         let before = done.len();
         self.flush(done);
-        while let Some((fd, waits)) = self.orphaned.pop() {
+        for _ in 0..self.orphaned.len() {
+            let Some((fd, waits)) = self.orphaned.pop_front() else { break };
             self.serve(fd, waits, done);
             self.settle(fd);
         }
+        self.resume_streams(done);
         self.end_rest(done);
-        let timeout = if done.len() > before {
+        let timeout = if done.len() > before || !self.orphaned.is_empty() {
             Some(Duration::ZERO)
         } else if self.resting.is_empty() {
             timeout

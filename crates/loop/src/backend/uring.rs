@@ -42,9 +42,11 @@
 //! mapped in forked children, where the backend must be forgotten rather than dropped.
 
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +61,7 @@ use super::attempt::attempt;
 use super::clock::monotonic_now;
 use super::warm::Warm;
 use super::{Backend, Chained, Completions, Submitted, Wake};
+use crate::buffers::Pool;
 use crate::operation::{Elsewhere, Kind, OPERATIONS, OpId, Request, Support};
 
 mod bell;
@@ -68,6 +71,7 @@ mod queue;
 mod ring;
 mod setup;
 mod sqe;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod waker;
@@ -97,6 +101,10 @@ pub(crate) struct Uring {
     warm: Warm,
     /// How many more transfers may be tried before the next wait: see [`Backend::attempt`].
     tries: u8,
+    /// Streams that have to rest, or that the kernel refused.
+    resting: VecDeque<OpId>,
+    /// The pools that are registered with the ring, by their groups.
+    pools: Vec<Option<Rc<Pool>>>,
     /// Cancelled before their turn came: the kernel never saw them. Reported by the next wait.
     unbegun: Vec<OpId>,
     /// How each kind of operation is carried out.
@@ -131,19 +139,23 @@ struct Slot {
     queued: bool,
     /// Who comes after it in a chain.
     next: Option<OpId>,
+    /// A stream that the kernel was asked to end, for it has to rest.
+    pausing: bool,
+    /// A stream that has brought something since it last went on.
+    fed: bool,
 }
 
 /// What it takes to begin an operation, of a backend whose completions are being read.
 struct Parts<'a> {
     slots: &'a mut [Slot],
     lanes: &'a mut Lanes,
-    ways: &'a [Support],
+    ways: &'a mut [Support],
     backlog: &'a mut Queue,
     syscalls: &'a mut u64,
 }
 
 /// Where an operation is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 enum Stage {
     /// Nowhere: the slot is free.
     Free,
@@ -153,6 +165,12 @@ enum Stage {
     Native,
     /// In the ring, as a poll: it would have blocked.
     Polling,
+    /// A stream in the ring, as itself.
+    Multishot,
+    /// A stream in the ring, as a poll.
+    Watching,
+    /// A stream that has its turn, and has to rest.
+    Resting,
 }
 
 /// What follows from a result.
@@ -183,6 +201,8 @@ impl Uring {
             lanes: Lanes::default(),
             warm: Warm::default(),
             tries: 0,
+            resting: VecDeque::new(),
+            pools: Vec::new(),
             unbegun: Vec::new(),
             ways: made.ways,
             waker: Waker::new(made.multishot)?,
@@ -276,7 +296,7 @@ impl Uring {
     /// Reads the completion queue to its end. What has to go to the kernel once more is put on the backlog, and how
     /// many were read is returned.
     fn drain(&mut self, done: &mut Completions) -> usize {
-        let Uring { ring, backlog, slots, lanes, ways, waker, syscalls, .. } = self;
+        let Uring { ring, backlog, slots, lanes, resting, ways, waker, cancel_flags, syscalls, .. } = self;
         let mut parts = Parts { slots, lanes, ways, backlog, syscalls };
         let completions = ring.completions();
         let count = completions.len();
@@ -293,6 +313,20 @@ impl Uring {
                     let id = OpId::from_bits(name);
                     let slot = &mut parts.slots[id.index as usize];
                     debug_assert!(slot.generation == id.generation && slot.stage != Stage::Free);
+                    if slot.stage >= Stage::Multishot {
+                        let Parts { slots, backlog, ways, syscalls, .. } = &mut parts;
+                        let mut rest =
+                            streams::Rest { backlog, resting, ways, syscalls, done, flags: *cancel_flags };
+                        let slot = &mut slots[id.index as usize];
+                        let (over, lane) = (slot.take_part(id, &completion, &mut rest), slot.lane);
+                        if let Some(result) = over {
+                            done.push(id, result);
+                            if let Some(next) = parts.lanes.leave(id, lane) {
+                                advance(next, &mut parts, done);
+                            }
+                        }
+                        continue;
+                    }
                     match slot.settle(completion.result(), parts.syscalls) {
                         Ok(result) => {
                             done.push(id, result);
@@ -327,6 +361,8 @@ impl Slot {
             behind: false,
             queued: false,
             next: None,
+            pausing: false,
+            fed: false,
         }
     }
 
@@ -335,6 +371,10 @@ impl Slot {
     /// # Safety
     /// As for [`Backend::submit`].
     unsafe fn begin(&mut self, ways: &[Support], syscalls: &mut u64) -> Result<i32, squeue::Entry> {
+        if self.request.flow().is_some() {
+            // SAFETY: passed on from this function's own contract.
+            return Err(unsafe { self.begin_stream(ways) });
+        }
         if ways[self.request.kind() as usize] == Support::Native {
             self.stage = Stage::Native;
             // SAFETY: passed on from this function's own contract.
@@ -451,6 +491,11 @@ fn advance(mut id: OpId, parts: &mut Parts<'_>, done: &mut Completions) {
     }
 }
 
+/// The entry that ends an operation.
+fn cancel(id: OpId, flags: squeue::Flags) -> squeue::Entry {
+    opcode::AsyncCancel::new(id.to_bits()).build().flags(flags).user_data(CANCEL)
+}
+
 /// The poll for what a request would wait for.
 fn readiness(request: &Request) -> squeue::Entry {
     let (Some(handle), Some(direction)) = (request.handle(), request.direction()) else {
@@ -481,6 +526,10 @@ unsafe impl Backend for Uring {
         if self.support(request.kind()) == Support::Direct {
             // What was asked for before a shutdown or a close is to happen before it.
             self.flush();
+        }
+        if let Request::RecvMulti { flow, .. } = *request {
+            // SAFETY: valid by this function's contract.
+            self.prepare(unsafe { &*flow }.pool());
         }
         let index = id.index as usize;
         let lane = lanes::lane_of(request);
@@ -555,14 +604,13 @@ unsafe impl Backend for Uring {
             self.unbegun.push(id);
             return;
         }
-        if self.backlog.revoke(slot.entry) {
+        if slot.stage == Stage::Resting || self.backlog.revoke(slot.entry) {
             slot.stage = Stage::Free;
             self.unbegun.push(id);
             self.revoke_followers(id.index as usize);
             return;
         }
-        let entry = opcode::AsyncCancel::new(id.to_bits()).build().flags(self.cancel_flags).user_data(CANCEL);
-        self.backlog.push(entry);
+        self.backlog.push(cancel(id, self.cancel_flags));
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()> {
@@ -574,10 +622,11 @@ unsafe impl Backend for Uring {
                 advance(next, &mut Parts { slots, lanes, ways, backlog, syscalls }, done);
             }
         }
+        let hurry = !self.resting.is_empty() && self.resume();
         loop {
             self.refill();
             let last = self.backlog.is_empty();
-            let sleep = last && done.len() == before && timeout != Some(Duration::ZERO);
+            let sleep = last && !hurry && done.len() == before && timeout != Some(Duration::ZERO);
             let taken = self.enter(sleep.then_some(timeout))?;
             let read = self.drain(done);
             if last || (taken == 0 && read == 0) {

@@ -23,7 +23,7 @@ use std::ptr::NonNull;
 
 use super::{Core, Settled, advance};
 use crate::backend::Chained;
-use crate::op::{Begin, Options, Outcome, Started};
+use crate::op::{Begin, Extent, Options, Outcome, Started};
 use crate::operation::{GroupRef, Link, OpId};
 use crate::slots::{Phase, Sink, Why};
 
@@ -207,7 +207,7 @@ impl Core {
             }
             let started = head(group).start(first + chain.len(), &Begin { id, shared: &self.shared });
             let Started::Request(request) = started else { break };
-            chain.push(Chained { id, request, link, all: options.all, word: 0 });
+            chain.push(Chained { id, request, link, all: options.extent == Extent::All, word: 0 });
             if link == Link::None {
                 break;
             }
@@ -220,7 +220,8 @@ impl Core {
         for (ahead, Chained { id, request, all, word, .. }) in chain.drain(..taken).enumerate() {
             self.stats.submitted += 1;
             let slot = self.slots.at(id.index);
-            (slot.request, slot.flags.all, slot.word) = (request, all, word);
+            (slot.request, slot.word) = (request, word);
+            slot.flags.extent = if all { Extent::All } else { Extent::Once };
             slot.phase = Phase::Linked;
             if ahead == 0 {
                 self.in_turn(group, first);
@@ -263,7 +264,7 @@ impl Core {
         let before = head(group).member(index - 1);
         head(group).member_mut(index).place = Place::Waiting;
         let slot = self.slots.at(id.index);
-        (slot.phase, slot.flags.all) = (Phase::Linked, false);
+        (slot.phase, slot.flags.extent) = (Phase::Linked, Extent::Once);
         before.outcome?;
         self.turn(group, index, before.link == Link::Soft && before.failed)
     }
@@ -307,7 +308,7 @@ impl Core {
             let index = index as usize;
             let slot = self.slots.at(id.index);
             // SAFETY: its value has not been taken out, so what the request points to is there.
-            let short = slot.flags.all && unsafe { advance(&mut slot.request, 0) };
+            let short = slot.flags.extent == Extent::All && unsafe { advance(&mut slot.request, 0) };
             self.slots.vacate(id);
             let head = head(group);
             let member = head.member_mut(index);

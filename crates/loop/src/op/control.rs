@@ -139,7 +139,7 @@ unsafe impl Operation for Accept<'_> {
         }
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
-        outcome.value().map(|fd| (Socket::adopt(fd), self.addr))
+        outcome.value().map(|fd| (Socket::accepted(fd), self.addr))
     }
 }
 
@@ -299,7 +299,7 @@ pub fn timer_at(at: Instant) -> Timer {
 unsafe impl Operation for Timer {
     type Output = io::Result<()>;
     fn options(&self) -> Options {
-        Options { deadline: self.at, all: false }
+        Options { deadline: self.at, ..Options::NONE }
     }
     fn start(&mut self, _: &Begin<'_>) -> Started {
         Started::Request(Request::Timer)

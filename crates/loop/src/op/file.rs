@@ -93,7 +93,7 @@ macro_rules! file_transfer {
             /// Goes on until the whole buffer is transferred, the file or stream ends, or there is an error. A limit
             /// covers the whole transfer.
             pub fn all(mut self, all: bool) -> Self {
-                self.options.all = all;
+                self.options.set_all(all);
                 self
             }
 
@@ -405,7 +405,7 @@ impl CopyRange<'_> {
 
     /// Goes on until `len` bytes are copied, the source ends, or there is an error.
     pub fn all(mut self, all: bool) -> Self {
-        self.options.all = all;
+        self.options.set_all(all);
         self
     }
 

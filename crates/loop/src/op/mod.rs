@@ -10,6 +10,8 @@
 //! | blocking | `op.wait()`, in a task or on a plain thread | borrowed or owned |
 //! | future | `op.await` | owned |
 //!
+//! Two are [streams](Streaming), which bring many items before they end: [`accept_multi`] and [`recv_multi`].
+//!
 //! A time-out counts from where it is set. An operation that ends by it fails with `TimedOut`; one that was
 //! cancelled fails with an error that [`is_canceled`](crate::is_canceled) recognises; a result that came first is
 //! kept in either case. Bytes are never both reported as not transferred and gone.
@@ -45,6 +47,7 @@ mod outside;
 mod path;
 mod place;
 mod sendfile;
+mod stream;
 mod time;
 mod transfer;
 
@@ -78,6 +81,8 @@ pub use path::{
 };
 pub use place::Place;
 pub use sendfile::{SendFile, sendfile};
+pub(crate) use stream::Part;
+pub use stream::{AcceptMulti, RecvMulti, Streaming, accept_multi, recv_multi};
 pub use time::{Clock, ClockTimer, Interval, MissedTicks, Tick, alarm, interval, interval_at, timer_on};
 pub use transfer::{Recv, Send, recv, send};
 
@@ -154,11 +159,27 @@ pub trait Detach: Operation {
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub(crate) deadline: Instant,
-    pub(crate) all: bool,
+    pub(crate) extent: Extent,
+}
+
+/// How far an operation goes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) enum Extent {
+    /// To its first result.
+    #[default]
+    Once,
+    /// Until all is transferred.
+    All,
+    /// Through any number of parts, to its end.
+    Stream,
 }
 
 impl Options {
-    pub(crate) const NONE: Options = Options { deadline: Instant::NEVER, all: false };
+    pub(crate) const NONE: Options = Options { deadline: Instant::NEVER, extent: Extent::Once };
+
+    pub(crate) fn set_all(&mut self, all: bool) {
+        self.extent = if all { Extent::All } else { Extent::Once };
+    }
 
     /// The earlier of two deadlines counts, so that an outer limit can be put on an operation that has one.
     pub(crate) fn limit(&mut self, deadline: Instant) {
@@ -209,6 +230,8 @@ impl Outcome {
     pub(crate) const FORKED: i32 = i32::MIN;
     /// Nor this: the operation's deadline has passed. `ETIMEDOUT` is a connection's own, after retries in vain.
     pub(crate) const TIMED_OUT: i32 = i32::MIN + 1;
+    /// Nor this: the buffers are those of another loop.
+    pub(crate) const FOREIGN_POOL: i32 = i32::MIN + 2;
 
     pub(crate) fn error(errno: i32) -> Outcome {
         Outcome { result: -errno, progress: 0 }
@@ -219,6 +242,9 @@ impl Outcome {
         match self.result {
             Outcome::FORKED => Err(forked()),
             Outcome::TIMED_OUT => Err(io::ErrorKind::TimedOut.into()),
+            Outcome::FOREIGN_POOL => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "the buffer pool is in use by another loop"))
+            }
             result if result < 0 => Err(io::Error::from_raw_os_error(-result)),
             result => Ok(result),
         }

@@ -63,7 +63,7 @@ impl SendFile<'_> {
 
     /// Goes on until `len` bytes are sent, the file ends, or there is an error. A limit covers the whole transfer.
     pub fn all(mut self, all: bool) -> Self {
-        self.options.all = all;
+        self.options.set_all(all);
         self
     }
 

@@ -112,7 +112,7 @@ pub struct Tick {
 unsafe impl Operation for Tick {
     type Output = io::Result<Instant>;
     fn options(&self) -> Options {
-        Options { deadline: self.at, all: false }
+        Options { deadline: self.at, ..Options::NONE }
     }
     fn start(&mut self, _: &Begin<'_>) -> Started {
         Started::Request(Request::Timer)

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, limits, ways_to_wait};
 use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::Target;
 use crate::operation::Request;
@@ -33,7 +33,7 @@ macro_rules! transfer {
             /// Goes on until the whole buffer is transferred, the stream ends, or there is an error. A limit covers
             /// the whole transfer.
             pub fn all(mut self, all: bool) -> Self {
-                self.options.all = all;
+                self.options.set_all(all);
                 self
             }
 
@@ -112,5 +112,5 @@ transfer! {
     /// io_uring: `IORING_OP_SEND` (5.6); elsewhere `send(2)`, and readiness to write while there is no room.
     send;
     // An empty datagram is a datagram.
-    |buf| buf.bytes(); Send; |this: &Send<'_, B>| this.options.all
+    |buf| buf.bytes(); Send; |this: &Send<'_, B>| this.options.extent == Extent::All
 }

@@ -18,6 +18,7 @@ mod lifecycle;
 mod messages;
 mod sendfile;
 mod sockets;
+mod streams;
 mod threads;
 mod timers;
 
@@ -229,10 +230,39 @@ const CLOCKS: &[Test] = &[
     test!(clocks::l18_interval),
 ];
 
+const STREAMS: &[Test] = &[
+    test!(streams::d21_stream_of_connections).busy(),
+    test!(streams::d21_stream_of_bytes).busy().seconds(20),
+    test!(streams::d21_stream_as_an_iterator).busy(),
+    test!(streams::d21_two_streams_share_a_pool).busy(),
+    test!(streams::h12_buffers_run_out),
+    test!(streams::h12_the_hungry_are_fed).busy(),
+    test!(streams::h12_unread_items_are_bounded),
+    test!(streams::c12_dropped_stream_gives_buffers_back).busy().seconds(20),
+    test!(streams::c10_dropped_stream_of_connections).busy().seconds(20),
+    test!(streams::c13_break_in_a_callback),
+    test!(streams::a14_panic_in_a_streams_callback),
+    test!(streams::a12_close_in_a_streams_callback),
+    test!(streams::h05_no_descriptors_for_a_stream),
+    test!(streams::c18_deadline_of_a_stream),
+    test!(streams::f04_close_under_a_stream),
+    test!(streams::a09_chunks_outlive_the_loop),
+    test!(streams::d13_receives_wait_for_the_streams_end),
+    test!(streams::d11_reset_ends_a_stream),
+    test!(streams::d03_refused_streams),
+    test!(streams::p05_streams_are_native_or_not),
+    test!(streams::n02_streams_share).busy(),
+    test!(streams::n05_hang_up_under_a_resting_stream),
+    test!(streams::f01_streams_and_numbers).busy().seconds(20),
+    test!(streams::k03_stream_as_a_future),
+    test!(streams::chunks_are_sent_without_a_copy),
+    test!(streams::c01_streams_at_random).busy().seconds(20),
+];
+
 fn main() -> ExitCode {
     let suite = [
-        LIFECYCLE, TIMERS, CLOCKS, CONTRACT, BATCHES, GROUPS, SOCKETS, MESSAGES, FDS, FILES, EXHAUSTION,
-        THREADS, FAIRNESS, FALLBACK,
+        LIFECYCLE, TIMERS, CLOCKS, CONTRACT, BATCHES, GROUPS, SOCKETS, MESSAGES, FDS, FILES, STREAMS,
+        EXHAUSTION, THREADS, FAIRNESS, FALLBACK,
     ]
     .concat();
     towpath_harness::main(&suite)

@@ -6,6 +6,7 @@ mod common;
 mod fairness;
 mod scope;
 mod sockets;
+mod streams;
 mod tasks;
 mod tcp;
 mod threads;
@@ -189,6 +190,14 @@ const FAIRNESS: &[Test] = &[
 
 const UI: &[Test] = &[test!(ui::does_not_compile).chooses().busy().seconds(300).memory_mib(512)];
 
+const STREAMS: &[Test] = &[
+    test!(streams::tasks_serve_from_streams).busy(),
+    test!(streams::c09_cancelled_and_timed_out_streams),
+    test!(streams::j12_stream_while_unwinding),
+];
+
 fn main() -> ExitCode {
-    towpath_harness::main(&[CANCEL, THREADS, TCP, SOCKETS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat())
+    towpath_harness::main(
+        &[CANCEL, THREADS, TCP, SOCKETS, STREAMS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat(),
+    )
 }

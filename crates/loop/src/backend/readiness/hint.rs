@@ -9,7 +9,10 @@ use crate::operation::{Request, TRANSFER_MAX};
 /// Whether it reads ordinary data, with nothing special asked for.
 #[inline]
 pub(super) fn plain_receive(request: &Request) -> bool {
-    matches!(request, Request::Recv { flags: 0, .. } | Request::RecvMsg { flags: 0, .. })
+    matches!(
+        request,
+        Request::Recv { flags: 0, .. } | Request::RecvMsg { flags: 0, .. } | Request::RecvMulti { .. }
+    )
 }
 
 /// Whether it reads urgent data.

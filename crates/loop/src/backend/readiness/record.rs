@@ -148,6 +148,8 @@ struct Node {
     previous: u32,
     waits: Waits,
     tried: bool,
+    /// A stream that takes nothing at present.
+    resting: bool,
 }
 
 /// The slab of all that wait.
@@ -175,7 +177,15 @@ impl Nodes {
         tried: bool,
     ) -> u32 {
         let list = &mut record.lists[waits as usize];
-        let node = Node { id, request: Some(*request), next: NONE, previous: list.tail, waits, tried };
+        let node = Node {
+            id,
+            request: Some(*request),
+            next: NONE,
+            previous: list.tail,
+            waits,
+            tried,
+            resting: false,
+        };
         let word = if self.free == NONE {
             self.slots.push(node);
             u32::try_from(self.slots.len() - 1).expect("fewer operations than an OpId can name")
@@ -234,6 +244,23 @@ impl Nodes {
         (node.request.expect("a node in a list is in use"), node.tried)
     }
 
+    pub(super) fn id(&self, word: u32) -> OpId {
+        self.slots[word as usize].id
+    }
+
+    pub(super) fn is_resting(&self, word: u32) -> bool {
+        self.slots[word as usize].resting
+    }
+
+    pub(super) fn set_resting(&mut self, word: u32, resting: bool) {
+        self.slots[word as usize].resting = resting;
+    }
+
+    /// Whether the head of a list is a stream that takes nothing at present.
+    pub(super) fn rests(&self, record: &Record, waits: Waits) -> bool {
+        record.head(waits).is_some_and(|word| self.is_resting(word))
+    }
+
     pub(super) fn set_tried(&mut self, word: u32) {
         self.slots[word as usize].tried = true;
     }
@@ -252,7 +279,7 @@ impl Nodes {
     /// them.
     pub(super) fn interest(&self, record: &Record) -> u16 {
         let mut interest = 0;
-        if !record.is_empty(Waits::Read) {
+        if !record.is_empty(Waits::Read) && !self.rests(record, Waits::Read) {
             interest |= IN;
         }
         if !record.is_empty(Waits::Write) {

@@ -10,6 +10,7 @@ use super::super::epoll::Epoll;
 use super::super::poll::Poll;
 use super::*;
 use crate::addr::SockAddr;
+use crate::backend::Completion;
 
 mod contract;
 mod descriptors;
@@ -144,7 +145,7 @@ impl<P: Poller> World<P> {
     fn tick(&mut self, timeout: Option<Duration>) -> usize {
         self.backend.wait(timeout, &mut self.done).unwrap();
         let count = self.done.len();
-        for (id, result) in self.done.queue.drain(..) {
+        for Completion { id, result, .. } in self.done.queue.drain(..) {
             assert!(result != -libc::EINTR && result != -libc::EAGAIN, "left the backend");
             assert!(self.results.insert(id, result).is_none(), "{id:?} completed twice");
             self.order.push(id);

@@ -103,6 +103,8 @@ pub(super) fn lane_of(request: &Request) -> LaneId {
         Request::ReadStream { handle, .. } => LaneId::new(handle, Direction::Read),
         Request::WriteStream { handle, .. } => LaneId::new(handle, Direction::Write),
         Request::SendFile { handle, .. } => LaneId::new(handle, Direction::Write),
+        // To its end, whatever it does meanwhile.
+        Request::RecvMulti { handle, .. } => LaneId::new(handle, Direction::Read),
         // What was to be sent before it is sent before it.
         Request::Shutdown { handle, how } if how != libc::SHUT_RD => LaneId::new(handle, Direction::Write),
         _ => LaneId::NONE,

@@ -146,6 +146,21 @@ impl Ring {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as u32) }
     }
 
+    /// Registers a ring of `entries` buffers at `start` as a group. (5.19)
+    ///
+    /// # Safety
+    /// The ring is one, of buffers that nobody else uses while they are in it, and both stay valid until the group is
+    /// unregistered.
+    pub(super) unsafe fn register_buffers(&self, start: u64, entries: u16, group: u16) -> io::Result<()> {
+        // SAFETY: passed on from this function's own contract.
+        unsafe { self.io.submitter().register_buf_ring_with_flags(start, entries, group, 0) }
+    }
+
+    /// The reverse: the kernel lets go of the ring, and of the buffers in it.
+    pub(super) fn unregister_buffers(&self, group: u16) -> io::Result<()> {
+        self.io.submitter().unregister_buf_ring(group)
+    }
+
     /// Has the kernel signal this eventfd at every completion.
     pub(super) fn register_bell(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.io.submitter().register_eventfd(fd.as_raw_fd())

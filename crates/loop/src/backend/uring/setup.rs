@@ -6,7 +6,7 @@ use io_uring::{IoUring, Probe, opcode};
 
 use super::chain;
 use super::ring::Ring;
-use crate::operation::{Elsewhere, OPERATIONS, Support};
+use crate::operation::{Elsewhere, Kind, OPERATIONS, Support};
 
 /// How to make a [`Uring`](super::Uring).
 #[derive(Clone, Debug)]
@@ -159,8 +159,14 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
         // This kernel has io_uring, but not the one that is meant here.
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
+    // What came with multishot accepts and receives can be asked for, those themselves cannot.
+    let since = |kind| match kind {
+        Kind::AcceptMulti => step <= Step::Cooperative && probe.is_supported(opcode::Socket::CODE),
+        Kind::RecvMulti => step <= Step::Cooperative && probe.is_supported(opcode::SendZc::CODE),
+        _ => true,
+    };
     let ways = std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
-        (Some(opcode), _) if has(opcode.code) => Support::Native,
+        (Some(opcode), _) if has(opcode.code) && since(OPERATIONS[index].kind) => Support::Native,
         (_, Elsewhere::Direct) => Support::Direct,
         (_, Elsewhere::Ready(_) | Elsewhere::Wait) => Support::Readiness,
         (_, Elsewhere::Pool) => Support::Pool,

@@ -122,6 +122,12 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         Request::Pipe { fds, flags } => {
             opcode::Pipe::new(fds.cast()).flags((flags | libc::O_CLOEXEC) as u32).build()
         }
+        Request::AcceptMulti { handle, .. } => opcode::AcceptMulti::new(Fd(handle.fd)).flags(NEW_FD).build(),
+        Request::RecvMulti { handle, flow } => {
+            // SAFETY: `flow` is valid by this function's contract.
+            let group = unsafe { &*flow }.pool().group().expect("a ring of buffers is registered");
+            opcode::RecvMulti::new(Fd(handle.fd), group).build()
+        }
     }
 }
 

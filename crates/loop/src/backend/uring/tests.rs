@@ -1,6 +1,7 @@
 //! The backend driven directly, against real sockets.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::setup::{Opcodes, STEPS, Step, step_down};
 use super::*;
 use crate::addr::SockAddr;
-use crate::operation::Handle;
+use crate::backend::Completion;
+use crate::buffers::BufferPool;
+use crate::operation::{Flow, Handle};
 
 /// Nothing here takes that long: a wait that does is a bug.
 const LONG: Duration = Duration::from_secs(20);
@@ -57,7 +60,7 @@ impl World {
     fn wait(&mut self, timeout: Option<Duration>) -> usize {
         self.uring.wait(timeout, &mut self.done).unwrap();
         let count = self.done.len();
-        for (id, result) in mem::take(&mut self.done.queue) {
+        for Completion { id, result, .. } in mem::take(&mut self.done.queue) {
             assert!(self.results.insert(id, result).is_none(), "{id:?} completed twice");
             assert!(result != -libc::EAGAIN && result != -libc::EINTR);
         }
@@ -338,6 +341,72 @@ fn this_kernel_does_all_natively_that_it_does_well() {
         };
         assert_eq!(uring.support(row.kind), expected, "{}", row.name);
     }
+}
+
+#[test]
+fn a_refused_flag_is_told_from_a_refused_call() {
+    let mut syscalls = 0;
+    let mut unknown = |request| streams::is_unknown(&request, &mut syscalls);
+    let flow = ptr::null();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (near, mut far) = pair();
+    assert!(unknown(Request::AcceptMulti { handle: handle(&listener), flow }));
+    assert!(!unknown(Request::AcceptMulti { handle: handle(&near), flow }));
+    assert!(unknown(Request::RecvMulti { handle: handle(&near), flow }));
+    far.write_all(b"x").unwrap();
+    assert!(unknown(Request::RecvMulti { handle: handle(&near), flow }));
+    let unconnected = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    assert!(!unknown(Request::RecvMulti { handle: handle(&unconnected), flow }), "recv says EINVAL itself");
+}
+
+#[test]
+fn a_stream_goes_on_by_hand_if_the_kernel_will_not() {
+    let mut world = World::new(&Options::default());
+    let pool = BufferPool::with_capacity(1, 4).unwrap();
+    let flow = Flow::new(None, Some(pool.clone()));
+    let (near, mut far) = pair();
+    let request = Request::RecvMulti { handle: handle(&near), flow: &flow };
+    let id = OpId { index: 5, generation: 5 };
+    // SAFETY: what it points to is here until its result is in.
+    assert!(matches!(unsafe { world.uring.submit(id, &request) }, Submitted::Pending(_)));
+    far.write_all(b"12345678").unwrap();
+    let part = |world: &mut World| {
+        let end = Instant::now() + LONG;
+        while world.done.is_empty() {
+            assert!(Instant::now() < end);
+            world.uring.wait(Some(LONG), &mut world.done).unwrap();
+        }
+        let part = world.done.queue.pop_front().unwrap();
+        assert!(part.is_part() && part.id == id && world.done.is_empty());
+        flow.chunk(part.buffer().unwrap(), part.result as usize)
+    };
+    let first = part(&mut world);
+    assert!(pool.0.group().is_some(), "natively so far");
+    world.uring.wait(Some(Duration::ZERO), &mut world.done).unwrap();
+    assert_eq!(world.uring.slots[5].stage, Stage::Resting);
+    world.uring.ways[Kind::RecvMulti as usize] = Support::Readiness;
+    assert_eq!(&*first, b"1234");
+    drop(first);
+    assert_eq!(&*part(&mut world), b"5678");
+    assert!(pool.0.group().is_none() && world.uring.slots[5].stage != Stage::Multishot);
+    drop(far);
+    assert_eq!(world.result(id), 0);
+}
+
+#[test]
+fn pools_that_nobody_has_make_room_for_others() {
+    let mut world = World::new(&Options::default());
+    let pools: Vec<_> = (0..3).map(|_| BufferPool::with_capacity(2, 8).unwrap()).collect();
+    pools.iter().for_each(|pool| world.uring.prepare(&pool.0));
+    let group = |pool: &BufferPool| pool.0.group();
+    assert_eq!(pools.iter().map(group).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
+    let [first, _, last] = pools.try_into().unwrap();
+    let next = BufferPool::with_capacity(2, 8).unwrap();
+    world.uring.prepare(&next.0);
+    assert_eq!((group(&next), group(&first), group(&last)), (Some(1), Some(0), Some(2)));
+    drop(world);
+    assert_eq!((group(&next), group(&first), group(&last)), (None, None, None));
+    assert_eq!(next.0.take().map(|id| next.0.give_back(id)), Some(()));
 }
 
 #[test]
