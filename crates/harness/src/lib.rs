@@ -62,6 +62,7 @@ pub struct Test {
     leaks: bool,
     memory_mib: u64,
     backends: Backends,
+    built_in: Option<&'static str>,
 }
 
 /// Where a test runs.
@@ -95,6 +96,7 @@ impl Test {
             leaks: false,
             memory_mib: 32,
             backends: Backends::Each,
+            built_in: None,
         }
     }
 
@@ -140,6 +142,12 @@ impl Test {
         self
     }
 
+    /// It is about the backends of the house, for this reason: on the suite's [own](main_with) ones it is skipped.
+    pub const fn built_in(mut self, reason: &'static str) -> Test {
+        self.built_in = Some(reason);
+        self
+    }
+
     fn name(&self) -> &'static str {
         self.path.rsplit("::").next().unwrap_or(self.path).trim()
     }
@@ -147,6 +155,12 @@ impl Test {
 
 /// Runs a suite as the command line says; to be returned from its `main`.
 pub fn main(tests: &[Test]) -> ExitCode {
+    main_with(tests, &[])
+}
+
+/// [`main`], also on backends of the suite's own: the loops that its tests make understand these names in
+/// `TOWPATH_BACKEND`, which [`Loop::new`](towpath_loop::Loop::new) does not.
+pub fn main_with(tests: &[Test], own: &[&'static str]) -> ExitCode {
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() == Some(parent::CHILD_FLAG) {
         let name = args.next().unwrap_or_default();
@@ -156,7 +170,7 @@ pub fn main(tests: &[Test]) -> ExitCode {
         };
         return child::run(test);
     }
-    parent::run(tests)
+    parent::run(tests, own)
 }
 
 /// Ends the calling test's process as ignored, for a reason that lies with the machine (no root, no such kernel).

@@ -27,22 +27,23 @@ type Tally = Arc<Mutex<BTreeMap<&'static str, (usize, usize)>>>;
 struct Candidate {
     name: &'static str,
     missing: Option<String>,
+    /// Whether it is the suite's own.
+    own: bool,
 }
 
-fn candidates() -> Vec<Candidate> {
-    BackendKind::ALL
-        .iter()
-        .map(|kind| {
-            let missing = Config::new().backend(*kind).build().err().map(|error| error.to_string());
-            Candidate { name: kind.name(), missing }
-        })
-        .collect()
+fn candidates(own: &[&'static str]) -> Vec<Candidate> {
+    let built_in = BackendKind::ALL.iter().map(|kind| {
+        let missing = Config::new().backend(*kind).build().err().map(|error| error.to_string());
+        Candidate { name: kind.name(), missing, own: false }
+    });
+    let own = own.iter().map(|name| Candidate { name, missing: None, own: true });
+    built_in.chain(own).collect()
 }
 
-pub(crate) fn run(tests: &[Test]) -> ExitCode {
+pub(crate) fn run(tests: &[Test], own: &[&'static str]) -> ExitCode {
     let args = Arguments::from_args();
     let only = std::env::var("TOWPATH_BACKEND").ok().filter(|name| !name.is_empty());
-    let candidates = candidates();
+    let candidates = candidates(own);
     if let Some(only) = &only
         && !candidates.iter().any(|candidate| candidate.name == only)
     {
@@ -62,12 +63,14 @@ pub(crate) fn run(tests: &[Test]) -> ExitCode {
                 Backends::Only(names) if !names.contains(&candidate.name) => continue,
                 _ => {}
             }
-            let trial = trial(*test, candidate.name, Some(candidate.name), &tally, &alone);
+            // Said once for each by the trial, like every other skip.
+            let skip = test.built_in.filter(|_| candidate.own);
+            let trial = trial(*test, candidate.name, Some(candidate.name), skip, &tally, &alone);
             trials.push(trial.with_ignored_flag(candidate.missing.is_some()));
         }
     }
     for test in tests.iter().filter(|test| matches!(test.backends, Backends::Itself)) {
-        trials.push(trial(*test, "any", None, &tally, &alone).with_ignored_flag(only.is_some()));
+        trials.push(trial(*test, "any", None, None, &tally, &alone).with_ignored_flag(only.is_some()));
     }
     let listed = args.list;
     let conclusion = libtest_mimic::run(&args, trials);
@@ -92,6 +95,7 @@ fn trial(
     test: Test,
     label: &'static str,
     backend: Option<&'static str>,
+    skip: Option<&'static str>,
     tally: &Tally,
     alone: &Arc<RwLock<()>>,
 ) -> Trial {
@@ -107,7 +111,10 @@ fn trial(
         // Nor does a test of another suite switch io_uring off for the whole machine: such a test runs alone in its own
         // suite, and waits for the others here. (Where there is no such setting there is nothing to hold.)
         let _held = (!test.alone).then(|| Sysctl::hold(IO_URING_DISABLED));
-        let result = carry_out(&test, backend);
+        let result = match skip {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => carry_out(&test, backend),
+        };
         let mut tally = tally.lock().unwrap();
         let (ran, skipped) = tally.entry(label).or_default();
         match &result {

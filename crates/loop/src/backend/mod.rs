@@ -173,15 +173,18 @@ pub struct Completions {
 
 /// A completion, or a part of a stream that goes on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Completion {
-    pub(crate) id: OpId,
-    pub(crate) result: i32,
+pub struct Completion {
+    /// The operation.
+    pub id: OpId,
+    /// A value of zero or more, or a negated `errno`.
+    pub result: i32,
     /// 0: the operation is over. 1: a part without a buffer. Above: a part, in the buffer with this number less two.
     part: u32,
 }
 
 impl Completion {
-    pub(crate) fn is_part(&self) -> bool {
+    /// Whether the operation goes on: it is a stream, and this a part of it.
+    pub fn is_part(&self) -> bool {
         self.part != 0
     }
 
@@ -203,6 +206,11 @@ impl Completions {
         flow.spend();
         let part = buffer.map_or(1, |buffer| u32::from(buffer) + 2);
         self.queue.push_back(Completion { id, result, part });
+    }
+
+    /// What was pushed, oldest first: for a backend that wraps another one and wants to see what that has done.
+    pub fn iter(&self) -> impl Iterator<Item = &Completion> {
+        self.queue.iter()
     }
 
     /// How many wait to be delivered.

@@ -200,7 +200,7 @@ pub fn l14_each_in_its_turn() {
 /// Chains longer than every queue keep their order, on small rings as well.
 pub fn l14_long_chains() {
     for entries in [1, 8, 256] {
-        let loop_ = Config::new().ring_entries(entries).build().unwrap();
+        let loop_ = loop_with(&Config::new().ring_entries(entries));
         loop_.make_current();
         let (socket, mut peer) = half_unix();
         // In the way, so that the queue is not empty.

@@ -11,9 +11,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use checked::{Checked, Counts};
+use one_shot::OneShot;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use towpath_harness::{net, sys};
-use towpath_loop::{Failed, IoBuf, IoBufMut, Loop, Socket, is_canceled};
+use towpath_loop::backend::readiness::Readiness;
+use towpath_loop::{Config, Failed, IoBuf, IoBufMut, Loop, Socket, is_canceled};
+
+#[path = "../../examples/custom/checked.rs"]
+mod checked;
+#[path = "../../examples/custom/one_shot.rs"]
+mod one_shot;
+
+/// The backends of the examples, which plug in where anybody's do. The suite runs on them too.
+pub const EXAMPLES: [&str; 2] = ["custom_poller", "custom_backend"];
 
 /// By what the specified numbers from 100 000 on are divided, so that the suite takes minutes on two cores.
 /// `TOWPATH_FULL=1` runs them at face value (then raise `TEST_TIMEOUT_MULT` as well).
@@ -26,8 +37,20 @@ pub fn scaled(n: u64) -> u64 {
 
 /// A loop on the backend under test.
 pub fn new_loop() -> Loop {
-    let loop_ = Loop::new().expect("a loop on the backend under test");
+    loop_with(&Config::new())
+}
+
+/// The same, with options, all of which are io_uring's own: the backends of the examples have none.
+pub fn loop_with(config: &Config) -> Loop {
     let wanted = std::env::var("TOWPATH_BACKEND").unwrap_or_default();
+    let one_shot = || OneShot::new().map(Readiness::new);
+    let loop_ = match wanted.as_str() {
+        "custom_poller" => one_shot().and_then(|backend| Loop::with_backend(Box::new(backend))),
+        "custom_backend" => one_shot()
+            .and_then(|backend| Loop::with_backend(Box::new(Checked::new(backend, Counts::default())))),
+        _ => config.build(),
+    };
+    let loop_ = loop_.expect("a loop on the backend under test");
     assert!(wanted.is_empty() || loop_.backend() == wanted, "{} instead of {wanted}", loop_.backend());
     loop_
 }

@@ -17,12 +17,12 @@ const MS: Duration = Duration::from_millis(1);
 
 /// A ring as small as it gets; on other backends, any loop.
 fn tiny_loop() -> Loop {
-    Config::new().ring_entries(8).ring_completions(16).build().unwrap()
+    loop_with(&Config::new().ring_entries(8).ring_completions(16))
 }
 
 /// H1: far more operations in one turn than the queue has room for, in their order on each socket.
 pub fn h01_more_than_the_queue_holds() {
-    let loop_ = Config::new().ring_entries(8).build().unwrap();
+    let loop_ = loop_with(&Config::new().ring_entries(8));
     let done = Rc::new(Cell::new(0));
     let pairs: Vec<_> = (0..10).map(|_| half_tcp()).collect();
     for at in 0..10_000u32 {

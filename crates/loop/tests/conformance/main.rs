@@ -26,6 +26,9 @@ use std::process::ExitCode;
 
 use towpath_harness::{Test, test};
 
+/// Why some tests are not for the backends of the examples.
+const LIMITED: &str = "the limit on operations is an option of `Config`, which opens no others";
+
 const LIFECYCLE: &[Test] = &[
     test!(lifecycle::a01_new_and_drop).busy().seconds(20),
     test!(lifecycle::a02_run_with_nothing),
@@ -39,7 +42,7 @@ const LIFECYCLE: &[Test] = &[
     test!(lifecycle::a09_drop_in_flight).busy().memory_mib(64),
     test!(lifecycle::a10_two_loops),
     test!(lifecycle::a12_drop_inside_callback),
-    test!(lifecycle::a13_init_fails),
+    test!(lifecycle::a13_init_fails).built_in("it is about what `Loop::new` sets up"),
     test!(lifecycle::a14_panic_in_callback),
 ];
 
@@ -162,7 +165,7 @@ const EXHAUSTION: &[Test] = &[
     test!(exhaustion::h03_cancel_with_full_queue).busy(),
     test!(exhaustion::h04_wakes_survive_overflow).busy(),
     test!(exhaustion::h05_no_descriptors_for_accept),
-    test!(exhaustion::h11_limit_on_operations),
+    test!(exhaustion::h11_limit_on_operations).built_in(LIMITED),
 ];
 
 const THREADS: &[Test] = &[
@@ -206,7 +209,7 @@ const BATCHES: &[Test] = &[
     test!(batches::l14_short_of_all).busy(),
     test!(batches::l14_each_in_its_turn),
     test!(batches::l14_long_chains).busy(),
-    test!(batches::l14_all_or_nothing),
+    test!(batches::l14_all_or_nothing).built_in(LIMITED),
     test!(batches::l14_batches_end_as_one),
 ];
 
@@ -265,5 +268,5 @@ fn main() -> ExitCode {
         EXHAUSTION, THREADS, FAIRNESS, FALLBACK,
     ]
     .concat();
-    towpath_harness::main(&suite)
+    towpath_harness::main_with(&suite, &common::EXAMPLES)
 }

@@ -582,7 +582,7 @@ pub fn f04_close_under_a_stream() {
 pub fn a09_chunks_outlive_the_loop() {
     let mut kept = Vec::new();
     for config in [Config::new(), without(Config::new(), &[Kind::RecvMulti])] {
-        let loop_ = config.build().unwrap();
+        let loop_ = loop_with(&config);
         let pool = BufferPool::with_capacity(4, 64).unwrap();
         let (near, mut far) = half_unix();
         far.write_all(b"still here").unwrap();
