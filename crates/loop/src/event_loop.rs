@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     ticking: Cell<bool>,
     closed: Cell<bool>,
     stopped: Cell<bool>,
+    /// Whether somebody polls the descriptor that [`with_fd`](Loop::with_fd) gives.
+    embedded: Cell<bool>,
     birth: Birth,
 }
 
@@ -65,7 +67,7 @@ impl Loop {
         Config::new().build()
     }
 
-    /// A new loop on a backend of your own.
+    /// A new loop on a backend of your own: see the examples `custom_poller` and `custom_backend` in the repository.
     ///
     /// # Errors
     /// The system's, from the set-up of its inbox.
@@ -85,6 +87,7 @@ impl Loop {
             ticking: Cell::new(false),
             closed: Cell::new(false),
             stopped: Cell::new(false),
+            embedded: Cell::new(false),
             birth,
         })))
     }
@@ -224,6 +227,9 @@ impl Loop {
         for _ in 0..due {
             self.deliver_next(false);
         }
+        if self.0.embedded.get() {
+            self.settle_descriptor(due + errands > 0);
+        }
         Ok(due)
     }
 
@@ -312,12 +318,29 @@ impl Loop {
     }
 
     /// Calls `f` with a descriptor that polls as readable when a [tick](Loop::tick) would find something, for
-    /// driving this loop from another one; `None` if the backend has none. Tick once with a zero wait before
-    /// polling, and poll no longer than until [`next_deadline`](Loop::next_deadline).
+    /// driving this loop from another one; `None` if the backend has none (`poll`): then tick at intervals. Tick once
+    /// with a zero wait before polling, and poll no longer than until [`next_deadline`](Loop::next_deadline). The
+    /// descriptor stays the same, and is the loop's: it may be watched, not read from.
+    ///
+    /// From the first call on, a tick that ran any callback makes the descriptor readable, so that another tick follows:
+    /// it hands over what they submitted.
     pub fn with_fd<R>(&self, f: impl FnOnce(Option<BorrowedFd<'_>>) -> R) -> R {
         let fd = self.0.core.borrow().backend.as_fd().map(|fd| fd.as_raw_fd());
+        if fd.is_some() && !self.0.embedded.replace(true) {
+            self.settle_descriptor(true);
+        }
         // SAFETY: the backend keeps its descriptor open, and `self` keeps the backend, until `f` has returned.
         f(fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) }))
+    }
+
+    /// For who polls the descriptor until the next tick: the loop is asleep meanwhile, so that other threads ring, unless
+    /// there is something to do at once, which `stirred` and the queues tell.
+    fn settle_descriptor(&self, stirred: bool) {
+        let core = self.0.core.borrow();
+        let asleep = || self.0.inbox.borrow().as_ref().is_none_or(Consumer::prepare_sleep);
+        if stirred || !core.done.is_empty() || !asleep() {
+            core.backend.waker().wake();
+        }
     }
 
     /// When the next timer or time-out is due, or a little earlier.

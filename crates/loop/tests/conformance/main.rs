@@ -172,6 +172,7 @@ const THREADS: &[Test] = &[
     test!(threads::i00_auto_traits),
     test!(threads::i01_posts_from_four_threads).busy().seconds(30),
     test!(threads::i02_early_and_late_wakes),
+    test!(threads::i02_wakes_reach_who_polls_the_descriptor),
     test!(threads::i03_wakes_coalesce).busy(),
     test!(threads::i04_wake_races_sleep).busy().seconds(30),
     // The handler's `Remote` is a static, and keeps the waker's descriptor.

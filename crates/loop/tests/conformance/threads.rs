@@ -1,9 +1,11 @@
 //! I: other threads. No wake is lost, none costs more than it must, and the end of the loop is everybody's end.
 
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant as StdInstant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use towpath_harness::{Rng, sys};
 use towpath_loop::{Event, Loop, Remote, op};
 
@@ -104,6 +106,91 @@ pub fn i02_early_and_late_wakes() {
     assert!(remote.submit(op::timer(MS), |_, _| unreachable!()).is_err());
     assert!(remote.clone().cancel(towpath_loop::OpId::from_bits(0)).is_err());
     assert_eq!(ran.load(Ordering::Relaxed), 2);
+}
+
+/// A foreign loop: ticks and polls the loop's descriptor, and nothing else, until `done`.
+fn drive_from_outside(loop_: &Loop, done: impl Fn() -> bool) {
+    poke(loop_);
+    while !done() {
+        assert!(is_readable(loop_, towpath_harness::patience(Duration::from_secs(3))), "nobody rings");
+        poke(loop_);
+    }
+}
+
+fn is_readable(loop_: &Loop, wait: Duration) -> bool {
+    let wait = Timespec::try_from(wait).unwrap();
+    loop_.with_fd(|fd| poll(&mut [PollFd::new(&fd.unwrap(), PollFlags::IN)], Some(&wait)).unwrap() == 1)
+}
+
+/// I2, L6: whoever polls the loop's descriptor, rather than let it sleep by itself, misses nothing: not what other threads
+/// send, nor what callbacks begin. And where there is nothing it is silent.
+pub fn i02_wakes_reach_who_polls_the_descriptor() {
+    let loop_ = new_loop();
+    if loop_.with_fd(|fd| fd.is_none()) {
+        towpath_harness::skip("this backend has no descriptor");
+    }
+    let (remote, count) = (loop_.remote(), Arc::new(AtomicU64::new(0)));
+    let (socket, mut peer) = half_unix();
+    let one = || {
+        let count = count.clone();
+        move || _ = count.fetch_add(1, Ordering::Relaxed)
+    };
+    for round in 0..3 {
+        count.store(0, Ordering::Relaxed);
+        let done = |n| count.load(Ordering::Relaxed) == n;
+        // A closure of another thread's, sent when the foreign loop is asleep, as far as can be.
+        let (other, noted) = (remote.clone(), one());
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(10 * MS);
+            other.run(move |_| noted()).unwrap();
+        });
+        drive_from_outside(&loop_, || done(1));
+        thread.join().unwrap();
+        // A job on the pool, an event, and a read that somebody's write ends.
+        let noted = one();
+        loop_.submit(op::blocking(|| std::thread::sleep(10 * MS)), move |_, _| noted());
+        drive_from_outside(&loop_, || done(2));
+        let (event, noted) = (Event::new(), one());
+        loop_.submit(event.notified(), move |_, _| noted());
+        poke(&loop_);
+        std::thread::spawn(move || event.notify()).join().unwrap();
+        drive_from_outside(&loop_, || done(3));
+        let noted = one();
+        loop_.submit(op::recv(&socket, vec![0; 8]), move |_, _| noted());
+        poke(&loop_);
+        peer.write_all(b"x").unwrap();
+        drive_from_outside(&loop_, || done(4));
+        // What callbacks begin: over at once, or handed over to the kernel only by another tick.
+        let (socket2, other, sent, received) = (socket.clone(), remote.clone(), one(), one());
+        loop_.submit(op::next_tick(), move |loop_, _| {
+            loop_.submit(op::send(socket2.clone(), vec![1; 8]), move |_, _| {
+                let receive = move |loop_: &Loop| {
+                    loop_.submit(op::recv(socket2, vec![0; 8]), move |_, _| received());
+                    sent();
+                };
+                other.run(receive).unwrap();
+            });
+        });
+        drive_from_outside(&loop_, || done(5));
+        while is_readable(&loop_, Duration::ZERO) {
+            poke(&loop_);
+        }
+        peer.read_exact(&mut [0; 8]).unwrap();
+        peer.write_all(b"x").unwrap();
+        drive_from_outside(&loop_, || done(6));
+        // A wake with nothing to say.
+        while is_readable(&loop_, Duration::ZERO) {
+            poke(&loop_);
+        }
+        std::thread::spawn({
+            let remote = remote.clone();
+            move || remote.wake()
+        });
+        assert!(is_readable(&loop_, towpath_harness::patience(Duration::from_secs(3))), "round {round}");
+        // Then silence, after a few ticks: one may find nothing, but not one after the other.
+        let vain = (0..10).take_while(|_| is_readable(&loop_, 20 * MS)).inspect(|_| _ = poke(&loop_)).count();
+        assert!(vain < 5, "readable for nothing, {vain} times");
+    }
 }
 
 /// I3: a million wakes of a loop that does not run cost next to nothing; so do posts.
