@@ -37,6 +37,7 @@ const LIFECYCLE: &[Test] = &[
     test!(lifecycle::a08_meddling_in_one_batch),
     // The buffers are leaked, to be looked at afterwards.
     test!(lifecycle::a09_drop_in_flight).busy().memory_mib(64),
+    test!(lifecycle::a09_drop_what_no_thread_has_begun).busy(),
     test!(lifecycle::a10_two_loops),
     test!(lifecycle::a12_drop_inside_callback),
     test!(lifecycle::a13_init_fails),
