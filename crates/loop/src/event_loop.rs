@@ -495,6 +495,10 @@ impl Loop {
             for id in core.slots.select(|slot| slot.phase == Phase::Pool && !slot.flags.canceled) {
                 core.cancel(id, Why::Canceled);
             }
+            if !core.has_offloaded() {
+                // No thread had begun any of it: nobody would end the sleep.
+                break;
+            }
             drop(core);
             if self.gather(None, Gather::Frames).is_err() {
                 // The threads do not need the backend to end; who else needs it will find out.

@@ -10,6 +10,7 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 
 use crate::addr::SockAddr;
+use crate::backend::signal::Watcher;
 use crate::core::group::Head;
 pub use crate::flow::Flow;
 
@@ -153,6 +154,13 @@ pub enum Request {
     AcceptMulti { handle: Handle, flow: *const Flow },
     /// A stream of `recv(2)`: every piece is a part, in a buffer of the flow's; ends with 0 at the end of the stream.
     RecvMulti { handle: Handle, flow: *const Flow },
+    /// Takes a signal out of a watcher; the result is its number. Where there is none, one may have come when `handle`, the
+    /// watcher's eventfd, is readable.
+    Signal { handle: Handle, watcher: &'static Watcher },
+    /// `waitid(2)` for the end of the process behind a pidfd, without reaping it. The result is 0.
+    WaitChild { handle: Handle },
+    /// The same for a process by its number.
+    WaitProcess { pid: i32 },
 }
 
 // It is copied to wherever an operation is kept.
@@ -296,6 +304,9 @@ pub enum Kind {
     Pipe,
     AcceptMulti,
     RecvMulti,
+    Signal,
+    WaitChild,
+    WaitProcess,
 }
 
 /// The direction of readiness that an operation waits for.
@@ -529,6 +540,21 @@ pub const OPERATIONS: &[Description] = {
             "recv",
             Ready(Direction::Read),
         ),
+        row(Kind::Signal, "signal", None, "what the handler has noted", Ready(Direction::Read)),
+        row(
+            Kind::WaitChild,
+            "wait_child",
+            code(op::WaitId::CODE, "IORING_OP_WAITID", "6.7"),
+            "waitid",
+            Ready(Direction::Read),
+        ),
+        row(
+            Kind::WaitProcess,
+            "wait_child (no pidfds)",
+            code(op::WaitId::CODE, "IORING_OP_WAITID", "6.7"),
+            "waitid",
+            Pool,
+        ),
     ]
 };
 
@@ -590,6 +616,9 @@ impl Request {
             Request::Pipe { .. } => Kind::Pipe,
             Request::AcceptMulti { .. } => Kind::AcceptMulti,
             Request::RecvMulti { .. } => Kind::RecvMulti,
+            Request::Signal { .. } => Kind::Signal,
+            Request::WaitChild { .. } => Kind::WaitChild,
+            Request::WaitProcess { .. } => Kind::WaitProcess,
         }
     }
 
@@ -615,7 +644,8 @@ impl Request {
             | Request::CopyRange { .. }
             | Request::ReadEntire { .. }
             | Request::WriteEntire { .. }
-            | Request::Pipe { .. } => None,
+            | Request::Pipe { .. }
+            | Request::WaitProcess { .. } => None,
             Request::Bind { handle, .. }
             | Request::Listen { handle, .. }
             | Request::Accept { handle, .. }
@@ -637,7 +667,9 @@ impl Request {
             | Request::Allocate { handle, .. }
             | Request::ReadDir { handle, .. }
             | Request::AcceptMulti { handle, .. }
-            | Request::RecvMulti { handle, .. } => Some(handle),
+            | Request::RecvMulti { handle, .. }
+            | Request::Signal { handle, .. }
+            | Request::WaitChild { handle } => Some(handle),
             Request::Open { dir, .. }
             | Request::OpenResolved { dir, .. }
             | Request::Stat { dir, .. }

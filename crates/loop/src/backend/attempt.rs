@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::slice;
 
 use rustix::net::{RecvFlags, SendFlags};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::files;
 use super::sigpipe::without_sigpipe;
@@ -138,10 +139,26 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
             }
             result
         }
+        Request::Signal { watcher, .. } => return watcher.take().ok_or(libc::EAGAIN),
+        Request::WaitChild { handle } => {
+            return exited(WaitId::PidFd(borrow(handle)?), WaitIdOptions::NOHANG);
+        }
+        Request::WaitProcess { pid } => {
+            return exited(WaitId::Pid(Pid::from_raw(pid).ok_or(libc::ECHILD)?), WaitIdOptions::empty());
+        }
         // SAFETY: passed on from this function's own contract.
         _ => return unsafe { files::call(request) },
     };
     if value < 0 { Err(errno()) } else { Ok(i32::try_from(value).expect("at most TRANSFER_MAX")) }
+}
+
+/// Whether a child has ended. It stays to be reaped by whoever hears of it.
+fn exited(id: WaitId<'_>, options: WaitIdOptions) -> Result<i32, i32> {
+    match waitid(id, options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+        Ok(Some(_)) => Ok(0),
+        Ok(None) => Err(libc::EAGAIN),
+        Err(error) => Err(error.raw_os_error()),
+    }
 }
 
 /// The descriptor, for calls that go past the C library: its versions can be cancelled by `pthread_cancel`, which nobody

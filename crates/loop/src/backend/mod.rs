@@ -45,6 +45,7 @@ pub(crate) mod files;
 pub(crate) mod parts;
 pub(crate) mod poll;
 pub mod readiness;
+pub mod signal;
 mod sigpipe;
 pub(crate) mod uring;
 pub(crate) mod warm;

@@ -46,6 +46,7 @@ mod open;
 mod outside;
 mod path;
 mod place;
+mod process;
 mod sendfile;
 mod stream;
 mod time;
@@ -80,6 +81,8 @@ pub use path::{
     set_owner, set_permissions, set_times, symlink,
 };
 pub use place::Place;
+pub(crate) use process::received;
+pub use process::{Received, WaitChild, wait_child};
 pub use sendfile::{SendFile, sendfile};
 pub(crate) use stream::Part;
 pub use stream::{AcceptMulti, RecvMulti, Streaming, accept_multi, recv_multi};

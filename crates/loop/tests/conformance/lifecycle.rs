@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant as StdInstant};
 
 use towpath_harness::seccomp::{self, Action, Rule};
@@ -268,6 +268,26 @@ pub fn a09_drop_in_flight() {
     watches.iter().for_each(Watch::assert_intact);
     drop((client, peers));
     assert_eq!(sys::fd_count(), fds);
+}
+
+/// A9: a loop ends whose only request has found no thread of the pool free: nobody will report it.
+pub fn a09_drop_what_no_thread_has_begun() {
+    let other = new_loop();
+    let gate = Arc::new(RwLock::new(()));
+    let shut = gate.write().unwrap();
+    let threads = std::thread::available_parallelism().map_or(64, |cpus| (cpus.get() * 4).max(64));
+    for _ in 0..threads {
+        let gate = gate.clone();
+        other.submit(op::blocking(move || drop(gate.read())), |_, outcome| assert!(outcome.is_ok()));
+    }
+    while other.stats().pool_threads < threads || other.stats().pool_queued > 0 {
+        std::thread::yield_now();
+    }
+    let loop_ = new_loop();
+    loop_.submit(op::real_path("/"), |_, _| panic!("its loop is gone"));
+    drop(loop_);
+    drop(shut);
+    tick_until(&other, || other.in_flight() == 0);
 }
 
 /// A10: two loops on one thread, then on two, keep to themselves.

@@ -16,6 +16,7 @@ mod files;
 mod groups;
 mod lifecycle;
 mod messages;
+mod processes;
 mod sendfile;
 mod sockets;
 mod streams;
@@ -40,6 +41,7 @@ const LIFECYCLE: &[Test] = &[
     test!(lifecycle::a08_meddling_in_one_batch),
     // The buffers are leaked, to be looked at afterwards.
     test!(lifecycle::a09_drop_in_flight).busy().memory_mib(64),
+    test!(lifecycle::a09_drop_what_no_thread_has_begun).busy(),
     test!(lifecycle::a10_two_loops),
     test!(lifecycle::a12_drop_inside_callback),
     test!(lifecycle::a13_init_fails).built_in("it is about what `Loop::new` sets up"),
@@ -189,6 +191,26 @@ const FAIRNESS: &[Test] = &[
     test!(fairness::n06_idle_loop_sleeps),
 ];
 
+const PROCESSES: &[Test] = &[
+    test!(processes::m01_each_way_to_wait),
+    test!(processes::m01_storm_reaches_every_loop).busy(),
+    test!(processes::m01_handlers_are_chained_and_restored),
+    test!(processes::m01_forbidden_signals),
+    test!(processes::m01_cancelled_waits_lose_nothing).busy(),
+    test!(processes::m01_idle_watchers_sleep),
+    test!(processes::m01_coming_and_going).busy().seconds(10),
+    test!(processes::m01_forked_child),
+    test!(processes::m02_interrupted_all_the_time).busy(),
+    test!(processes::m03_each_way_to_wait).busy(),
+    test!(processes::m03_thousand_children).busy().seconds(30),
+    test!(processes::m03_cancelled_waits_reap_nothing),
+    test!(processes::m03_reaped_by_somebody_else),
+    test!(processes::m03_without_opcode_or_pidfds).busy(),
+    test!(processes::m06_kill),
+    // It chooses the number of the system's next process.
+    test!(processes::m06_number_used_again).alone(),
+];
+
 const FALLBACK: &[Test] = &[
     test!(fallback::p01_setup_eperm).chooses(),
     test!(fallback::p01_setup_enosys).chooses(),
@@ -266,7 +288,7 @@ const STREAMS: &[Test] = &[
 fn main() -> ExitCode {
     let suite = [
         LIFECYCLE, TIMERS, CLOCKS, CONTRACT, BATCHES, GROUPS, SOCKETS, MESSAGES, FDS, FILES, STREAMS,
-        EXHAUSTION, THREADS, FAIRNESS, FALLBACK,
+        EXHAUSTION, THREADS, FAIRNESS, PROCESSES, FALLBACK,
     ]
     .concat();
     towpath_harness::main_with(&suite, &common::EXAMPLES)

@@ -30,7 +30,8 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         | Request::ReadDir { .. }
         | Request::CopyRange { .. }
         | Request::ReadEntire { .. }
-        | Request::WriteEntire { .. } => {
+        | Request::WriteEntire { .. }
+        | Request::Signal { .. } => {
             unreachable!("{:?} has no opcode", request.kind())
         }
         Request::Socket { domain, kind, protocol } => {
@@ -128,7 +129,14 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
             let group = unsafe { &*flow }.pool().group().expect("a ring of buffers is registered");
             opcode::RecvMulti::new(Fd(handle.fd), group).build()
         }
+        Request::WaitChild { handle } => exited(libc::P_PIDFD, handle.fd),
+        Request::WaitProcess { pid } => exited(libc::P_PID, pid),
     }
+}
+
+/// A wait for the end of a child, which stays to be reaped.
+fn exited(kind: libc::idtype_t, id: i32) -> squeue::Entry {
+    opcode::WaitId::new(kind, id as libc::id_t, libc::WEXITED | libc::WNOWAIT).build()
 }
 
 /// An open that waits where it has to. The ring would try it without blocking at first, and that is not the same: a FIFO

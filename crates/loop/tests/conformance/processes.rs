@@ -1,0 +1,706 @@
+//! M: signals and children.
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant as StdInstant};
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use towpath_harness::process::{self, Ended};
+use towpath_harness::{seccomp, sys};
+use towpath_loop::operation::{Kind, Support};
+use towpath_loop::{BackendKind, Child, Config, Loop, Signals, is_canceled, op};
+
+use crate::common::{
+    Log, assert_timed_out, canceled, current_loop, errno, half_unix, listener, new_loop, poke, tick_until,
+};
+
+const USR1: i32 = libc::SIGUSR1;
+const USR2: i32 = libc::SIGUSR2;
+const HUP: i32 = libc::SIGHUP;
+
+fn raise(signal: i32) {
+    // SAFETY: no pointers; the tests handle the signal.
+    assert_eq!(unsafe { libc::raise(signal) }, 0);
+}
+
+fn action(signal: i32, new: Option<&libc::sigaction>) -> libc::sigaction {
+    // SAFETY: all-zero bytes are a sigaction; the new one holds a function that is async-signal-safe.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        let new = new.map_or(std::ptr::null(), |new| new);
+        assert_eq!(libc::sigaction(signal, new, &mut old), 0);
+        old
+    }
+}
+
+/// The words that say what a signal does.
+fn disposition(signal: i32) -> (usize, i32) {
+    let action = action(signal, None);
+    // The C library puts this one in by itself (SA_RESTORER).
+    (action.sa_sigaction, action.sa_flags & !0x0400_0000)
+}
+
+fn install(signal: i32, handler: libc::sighandler_t, flags: i32) {
+    // SAFETY: all-zero bytes are a sigaction.
+    let mut new: libc::sigaction = unsafe { std::mem::zeroed() };
+    (new.sa_sigaction, new.sa_flags) = (handler, flags);
+    action(signal, Some(&new));
+}
+
+static SEEN: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn plain(signal: i32) {
+    SEEN.fetch_add(signal as u32, Ordering::Relaxed);
+}
+
+extern "C" fn with_info(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel's own information, passed on.
+    assert_eq!(unsafe { (*info).si_signo }, signal);
+    SEEN.fetch_add(1000, Ordering::Relaxed);
+}
+
+fn plain_handler() -> libc::sighandler_t {
+    plain as extern "C" fn(i32) as libc::sighandler_t
+}
+
+fn info_handler() -> libc::sighandler_t {
+    with_info as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as libc::sighandler_t
+}
+
+/// M1, G1: each way to wait, for what came before and for what comes.
+pub fn m01_each_way_to_wait() {
+    let loop_ = current_loop();
+    let signals = Signals::new([USR1, HUP, USR1]).unwrap();
+    // Before: kept, one each, in turn.
+    for signal in [USR1, HUP, USR1] {
+        raise(signal);
+    }
+    let mut two = [signals.received().wait().unwrap(), signals.received().wait().unwrap()];
+    two.sort();
+    assert_eq!(two, [HUP, USR1]);
+    assert_timed_out(signals.received().timeout(Duration::from_millis(5)).wait());
+    // After, into each way's own wait.
+    let got = Log::new();
+    let log = got.clone();
+    loop_.submit(signals.received(), move |_, signal| log.add(signal.unwrap()));
+    poke(&loop_);
+    assert_eq!(got.len(), 0);
+    raise(USR1);
+    tick_until(&loop_, || got.len() == 1);
+    let ticket = loop_.start(signals.received());
+    poke(&loop_);
+    raise(HUP);
+    assert_eq!(ticket.take().unwrap().unwrap(), HUP);
+    let mut future = std::pin::pin!(IntoFuture::into_future(signals.received()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(future.as_mut().poll(&mut context).is_pending());
+    raise(USR1);
+    let outcome = Cell::new(None);
+    while outcome.get().is_none() {
+        loop_.tick(Some(Duration::from_secs(3))).unwrap();
+        if let std::task::Poll::Ready(signal) = future.as_mut().poll(&mut context) {
+            outcome.set(Some(signal.unwrap()));
+        }
+    }
+    assert_eq!((got.all(), outcome.get()), (vec![USR1], Some(USR1)));
+    let tid = sys::tid();
+    let main = std::thread::spawn(move || {
+        sys::wait_until_asleep(tid);
+        // SAFETY: no pointers; to the process, so that any thread may get it.
+        unsafe { libc::kill(libc::getpid(), HUP) };
+    });
+    assert_eq!(signals.received().wait().unwrap(), HUP);
+    main.join().unwrap();
+    drop(Loop::take_current());
+}
+
+/// M1: ten thousand of them are at least one, on each loop, and the loops go on working.
+pub fn m01_storm_reaches_every_loop() {
+    const LOOPS: usize = 3;
+    let ready = Arc::new(AtomicU32::new(0));
+    let over = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = (0..LOOPS)
+        .map(|_| {
+            let (ready, over) = (ready.clone(), over.clone());
+            std::thread::spawn(move || {
+                let loop_ = current_loop();
+                let signals = [Signals::new([USR1]).unwrap(), Signals::new([USR1, HUP]).unwrap()];
+                ready.fetch_add(1, Ordering::SeqCst);
+                let mut counts = [0_u64; 2];
+                let mut ended = false;
+                while !ended {
+                    assert_eq!(signals[0].received().wait().unwrap(), USR1);
+                    counts[0] += 1;
+                    // The last one comes when the flag is up.
+                    ended = over.load(Ordering::SeqCst);
+                }
+                while signals[1].received().timeout(Duration::ZERO).wait().is_ok() {
+                    counts[1] += 1;
+                }
+                op::timer(Duration::from_millis(1)).wait().unwrap();
+                drop(Loop::take_current());
+                assert!(loop_.in_flight() == 0 && counts[0] >= 1 && counts[1] == 1, "{counts:?}");
+            })
+        })
+        .collect();
+    while ready.load(Ordering::SeqCst) < LOOPS as u32 {
+        std::thread::yield_now();
+    }
+    for _ in 0..10_000 {
+        raise(USR1);
+    }
+    over.store(true, Ordering::SeqCst);
+    raise(USR1);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// M1: what the signal did before is done meanwhile, and in force again when the last watcher is gone.
+pub fn m01_handlers_are_chained_and_restored() {
+    let loop_ = current_loop();
+    let before = disposition(HUP);
+    install(USR1, plain_handler(), libc::SA_RESTART);
+    install(USR2, info_handler(), libc::SA_SIGINFO);
+    let own = [disposition(USR1), disposition(USR2)];
+    let first = Signals::new([USR1, USR2, HUP]).unwrap();
+    let second = Signals::new([USR1]).unwrap();
+    assert_ne!(disposition(USR1), own[0]);
+    raise(USR1);
+    raise(USR2);
+    assert_eq!(SEEN.load(Ordering::Relaxed), USR1 as u32 + 1000, "the handlers of before");
+    // A handler without SA_RESTART was to interrupt system calls, and one with it was not.
+    assert_eq!(disposition(USR2).1 & libc::SA_RESTART, 0);
+    assert_ne!(disposition(USR1).1 & libc::SA_RESTART, 0);
+    assert_ne!(disposition(USR1).1 & libc::SA_ONSTACK, 0);
+    assert_eq!(second.received().wait().unwrap(), USR1);
+    drop(first);
+    assert_eq!((disposition(USR2), disposition(HUP)), (own[1], before));
+    assert_ne!(disposition(USR1), own[0], "one is left");
+    // An operation counts as well.
+    let id = loop_.submit(second.received(), |_, _| ());
+    poke(&loop_);
+    drop(second);
+    assert_ne!(disposition(USR1), own[0]);
+    assert!(loop_.remove(id));
+    tick_until(&loop_, || loop_.in_flight() == 0);
+    assert_eq!(disposition(USR1), own[0]);
+    raise(USR1);
+    assert_eq!(SEEN.load(Ordering::Relaxed), 2 * USR1 as u32 + 1000);
+
+    // Somebody else's handler on top of ours: it stays, and whoever comes later is not lost below it.
+    static BELOW: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    extern "C" fn on_top(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+        // SAFETY: the handler that was installed before this one, with SA_SIGINFO.
+        let below = unsafe { std::mem::transmute::<usize, Handler>(BELOW.load(Ordering::Relaxed)) };
+        below(signal, info, context);
+    }
+    let watcher = Signals::new([HUP]).unwrap();
+    BELOW.store(disposition(HUP).0, Ordering::Relaxed);
+    let top = on_top as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as libc::sighandler_t;
+    install(HUP, top, libc::SA_SIGINFO);
+    drop(watcher);
+    assert_eq!(disposition(HUP).0, top);
+    raise(HUP);
+    let watcher = Signals::new([HUP]).unwrap();
+    assert_eq!(disposition(HUP).0, top);
+    raise(HUP);
+    assert_eq!(watcher.received().wait().unwrap(), HUP);
+    // A default put over it calls nobody.
+    install(HUP, libc::SIG_IGN, 0);
+    let late = Signals::new([HUP]).unwrap();
+    raise(HUP);
+    for signals in [&watcher, &late] {
+        assert_eq!(signals.received().timeout(Duration::from_secs(1)).wait().unwrap(), HUP);
+    }
+    drop((watcher, late));
+    assert_eq!(disposition(HUP).0, libc::SIG_IGN);
+    drop(Loop::take_current());
+}
+
+/// G1: what cannot be waited for is refused, and nothing is left of the attempt.
+pub fn m01_forbidden_signals() {
+    let before = disposition(USR1);
+    let forbidden = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+    // 32 is the C library's own.
+    for signal in forbidden.into_iter().chain([0, -1, 32, 65, i32::MAX, i32::MIN]) {
+        let error = Signals::new([USR1, signal]).expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{signal}: {error}");
+        assert_eq!(disposition(USR1), before, "{signal}");
+    }
+    let (spare, limit) = sys::spare_fds(0);
+    assert_eq!(errno(Signals::new([USR1])), libc::EMFILE);
+    drop((spare, limit));
+    assert_eq!(disposition(USR1), before);
+    let loop_ = new_loop();
+    // None at all: nothing ever comes.
+    let nothing = Signals::new([]).unwrap();
+    assert_timed_out(loop_.start(nothing.received().timeout(Duration::from_millis(2))).take().unwrap());
+    for signal in [libc::SIGRTMIN(), libc::SIGRTMAX(), libc::SIGCHLD] {
+        let signals = Signals::new([signal]).unwrap();
+        raise(signal);
+        assert_eq!(loop_.start(signals.received()).take().unwrap().unwrap(), signal);
+    }
+}
+
+/// G1: cancelled and removed waits lose no signal; one of those that wait gets each; loops end with waits in flight.
+pub fn m01_cancelled_waits_lose_nothing() {
+    let loop_ = new_loop();
+    let other = new_loop();
+    let signals = Signals::new([USR1, HUP]).unwrap();
+    let id = loop_.submit(signals.received(), |_, outcome| assert!(canceled(outcome)));
+    poke(&loop_);
+    assert!(loop_.cancel(id));
+    tick_until(&loop_, || loop_.in_flight() == 0);
+    for round in 0..200 {
+        let got = Log::new();
+        let log = got.clone();
+        let id = loop_.submit(signals.received(), move |_, outcome| log.add(outcome.unwrap()));
+        if round % 2 == 0 {
+            poke(&loop_);
+        }
+        raise(USR1);
+        if round % 3 == 0 {
+            poke(&loop_);
+        }
+        // Now it has been taken for the wait, or has not, or has been delivered.
+        loop_.remove(id);
+        tick_until(&loop_, || loop_.in_flight() == 0);
+        if got.len() == 0 {
+            let log = got.clone();
+            other.submit(signals.received(), move |_, outcome| log.add(outcome.unwrap()));
+            tick_until(&other, || got.len() > 0);
+        }
+        assert_eq!(got.all(), [USR1], "round {round}");
+    }
+    // Several wait for one set, on two loops: each signal goes to one of them.
+    let got = Log::new();
+    let wait = |loop_: &Loop| {
+        let log = got.clone();
+        loop_.submit(signals.received(), move |_, outcome| log.add(outcome.unwrap()));
+    };
+    (0..2).for_each(|_| wait(&loop_));
+    wait(&other);
+    poke(&loop_);
+    poke(&other);
+    raise(HUP);
+    raise(USR1);
+    let deadline = StdInstant::now() + towpath_harness::patience(Duration::from_secs(3));
+    while got.len() < 2 {
+        loop_.tick(Some(Duration::from_millis(1))).unwrap();
+        other.tick(Some(Duration::from_millis(1))).unwrap();
+        assert!(StdInstant::now() < deadline, "{:?}", got.all());
+    }
+    for _ in 0..3 {
+        poke(&loop_);
+        poke(&other);
+    }
+    let mut all = got.take();
+    all.sort();
+    assert_eq!((all, loop_.in_flight() + other.in_flight()), (vec![HUP, USR1], 1));
+    drop((loop_, other, signals));
+}
+
+/// G1: a wait for a signal costs nothing, also after signals and with watchers that nobody waits for.
+pub fn m01_idle_watchers_sleep() {
+    let loop_ = new_loop();
+    let _unheeded = Signals::new([USR1]).unwrap();
+    let signals = Signals::new([USR1, HUP]).unwrap();
+    raise(USR1);
+    let got = Log::new();
+    let log = got.clone();
+    loop_.submit(signals.received(), move |loop_, outcome| {
+        log.add(outcome.unwrap());
+        loop_.submit(signals.received(), |_, _| ());
+    });
+    tick_until(&loop_, || got.len() == 1);
+    let ticks = loop_.stats().ticks;
+    let end = StdInstant::now() + Duration::from_millis(500);
+    while let Some(left) = end.checked_duration_since(StdInstant::now()) {
+        loop_.tick(Some(left)).unwrap();
+    }
+    assert!(loop_.stats().ticks - ticks < 10, "{:?}", loop_.stats());
+}
+
+/// Watchers come and go on several threads while signals rain: nobody is told through a descriptor that is gone.
+pub fn m01_coming_and_going() {
+    let base = Signals::new([USR1]).unwrap();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            std::thread::spawn(|| {
+                for _ in 0..500 {
+                    drop(Signals::new([USR1, HUP]).unwrap());
+                    // Whatever gets the eventfd's number next must not be written to.
+                    let (mut from, to) = io::pipe().unwrap();
+                    std::thread::yield_now();
+                    drop(to);
+                    let mut stray = Vec::new();
+                    from.read_to_end(&mut stray).unwrap();
+                    assert!(stray.is_empty(), "{stray:?}");
+                }
+            })
+        })
+        .collect();
+    while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+        // SAFETY: no pointers; the signal is handled. To the process: any thread may run the handler.
+        unsafe { libc::kill(libc::getpid(), USR1) };
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let loop_ = new_loop();
+    assert_eq!(loop_.start(base.received()).take().unwrap().unwrap(), USR1);
+}
+
+/// A forked child has its own signals; what it does with its copy does not touch the parent's.
+pub fn m01_forked_child() {
+    let loop_ = new_loop();
+    let signals = Signals::new([USR1]).unwrap();
+    let before = disposition(USR1);
+    let ended = process::in_child(|| {
+        raise(USR1);
+        drop(signals.clone());
+        // The last one in this process, as far as the child knows.
+        let own = Config::new().backend(BackendKind::Epoll).build().unwrap();
+        let fresh = Signals::new([HUP]).unwrap();
+        raise(HUP);
+        assert_eq!(own.start(fresh.received()).take().unwrap().unwrap(), HUP);
+        0
+    });
+    assert_eq!(ended, Ended::Code(0));
+    assert_timed_out(loop_.start(signals.received().timeout(Duration::from_millis(5))).take().unwrap());
+    raise(USR1);
+    assert_eq!(loop_.start(signals.received()).take().unwrap().unwrap(), USR1);
+    assert_eq!(disposition(USR1), before);
+}
+
+/// M2: a timer that interrupts system calls a thousand times a second, without `SA_RESTART`, changes no outcome.
+pub fn m02_interrupted_all_the_time() {
+    extern "C" fn nothing(_: i32) {}
+    install(libc::SIGALRM, nothing as extern "C" fn(i32) as libc::sighandler_t, 0);
+    let every = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: both are valid for the call.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    let loop_ = current_loop();
+    let (near, mut far) = half_unix();
+    let echo = std::thread::spawn(move || {
+        let mut buf = [0; 512];
+        loop {
+            match far.read(&mut buf) {
+                Ok(0) => return,
+                Ok(n) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    far.write_all(&buf[..n]).unwrap();
+                }
+                // A plain call is interrupted: the timer does what it is there for.
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::Interrupted),
+            }
+        }
+    });
+    let end = StdInstant::now() + Duration::from_millis(700);
+    let (listener, addr) = listener();
+    while StdInstant::now() < end {
+        let mut buf = [0; 5];
+        op::send(&near, b"hello").all(true).wait().unwrap();
+        assert_eq!(op::recv(&near, &mut buf[..]).all(true).wait().unwrap(), 5);
+        let begun = towpath_loop::Instant::now();
+        op::timer(Duration::from_millis(3)).wait().unwrap();
+        assert!(towpath_loop::Instant::now() >= begun + Duration::from_millis(3));
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        drop(op::accept(&listener).wait().unwrap());
+        drop(client);
+        op::blocking(|| std::thread::sleep(Duration::from_millis(1))).wait().unwrap();
+        let child = Child::new(Command::new("true").spawn().unwrap()).unwrap();
+        assert!(op::wait_child(&child).wait().unwrap().success());
+    }
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: never, it_value: never };
+    // SAFETY: as above.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    drop(near);
+    echo.join().unwrap();
+    drop(Loop::take_current());
+    assert_eq!(loop_.in_flight(), 0);
+}
+
+/// A child that lives until its standard input ends, then exits with this code.
+fn waiting(code: i32) -> (Child, std::process::ChildStdin) {
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("read x; exit {code}")])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take().unwrap();
+    (Child::new(child).unwrap(), stdin)
+}
+
+fn short(script: &str) -> Child {
+    Child::new(Command::new("sh").args(["-c", script]).spawn().unwrap()).unwrap()
+}
+
+/// Waits until it has exited, and fails if it is reaped.
+fn until_exited(pid: u32) {
+    let pid = Pid::from_raw(pid as i32).unwrap();
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+}
+
+/// Likewise, for one that may have exited, and been reaped, when it was taken over.
+fn until_over(child: &Child) {
+    let pid = Pid::from_raw(child.id() as i32).unwrap();
+    match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error, rustix::io::Errno::CHILD),
+    }
+}
+
+fn has_children() -> bool {
+    !matches!(
+        waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT),
+        Err(rustix::io::Errno::CHILD)
+    )
+}
+
+/// P1: how a child ended, in each way to wait, before and after it has.
+pub fn m03_each_way_to_wait() {
+    let loop_ = current_loop();
+    for (script, status) in [("exit 0", 0), ("exit 255", 255 << 8), ("kill -TERM $$", libc::SIGTERM)] {
+        for early in [false, true] {
+            let child = short(script);
+            if early {
+                until_over(&child);
+            }
+            let expected = ExitStatus::from_raw(status);
+            assert_eq!(op::wait_child(&child).wait().unwrap(), expected, "{script}");
+            // Again, without asking the system.
+            assert_eq!(op::wait_child(&child).wait().unwrap(), expected);
+            assert_eq!(loop_.start(op::wait_child(&child)).take().unwrap().unwrap(), expected);
+            assert_eq!(child.try_wait().unwrap(), Some(expected));
+        }
+    }
+    // While it runs: several waits at once, on two loops, and a future.
+    let (child, stdin) = waiting(7);
+    assert_eq!(child.try_wait().unwrap(), None);
+    let other = new_loop();
+    let got = Log::new();
+    for loop_ in [&loop_, &loop_, &other] {
+        let log = got.clone();
+        loop_.submit(op::wait_child(&child), move |_, status| log.add(status.unwrap().code()));
+        poke(loop_);
+    }
+    let mut future = std::pin::pin!(IntoFuture::into_future(op::wait_child(&child)));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(future.as_mut().poll(&mut context).is_pending());
+    drop(stdin);
+    tick_until(&loop_, || got.len() == 2);
+    tick_until(&other, || got.len() == 3);
+    let deadline = StdInstant::now() + towpath_harness::patience(Duration::from_secs(3));
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(status) => break assert_eq!(status.unwrap().code(), Some(7)),
+            std::task::Poll::Pending => assert!(StdInstant::now() < deadline),
+        }
+        loop_.tick(Some(Duration::from_millis(10))).unwrap();
+    }
+    assert_eq!(got.all(), [Some(7); 3]);
+    // One that std has reaped already.
+    let mut plain = Command::new("true").spawn().unwrap();
+    plain.wait().unwrap();
+    let child = Child::new(plain).unwrap();
+    assert!(op::wait_child(&child).wait().unwrap().success());
+    assert_eq!(errno(child.signal(libc::SIGTERM)), libc::ESRCH);
+    drop(Loop::take_current());
+    assert!(!has_children());
+}
+
+/// M3: a thousand children, more than a loop has signals for; each once, and a stranger untouched.
+pub fn m03_thousand_children() {
+    const WAVES: u32 = 5;
+    const EACH: u32 = 200;
+    let loop_ = new_loop();
+    let mut foreign = Command::new("sh").args(["-c", "exit 42"]).spawn().unwrap();
+    until_exited(foreign.id());
+    let got = Log::new();
+    for wave in 0..WAVES {
+        let children: Vec<_> =
+            (0..EACH).map(|_| Child::new(Command::new("true").spawn().unwrap()).unwrap()).collect();
+        for (index, child) in children.iter().enumerate() {
+            if index % 4 == 0 {
+                until_over(child);
+            }
+            let (log, pid) = (got.clone(), child.id());
+            loop_.submit(op::wait_child(child), move |_, status| {
+                assert!(status.unwrap().success());
+                log.add((wave, pid));
+            });
+        }
+        drop(children);
+        tick_until(&loop_, || loop_.in_flight() == 0);
+    }
+    let mut all = got.take();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len() as u32, WAVES * EACH);
+    // Still there, and nobody else's.
+    assert_eq!(foreign.wait().unwrap().code(), Some(42));
+    assert!(!has_children(), "a zombie is left");
+}
+
+/// M3: a wait that is cancelled, timed out, removed, or dropped with its loop leaves the child to be waited for.
+pub fn m03_cancelled_waits_reap_nothing() {
+    let (child, stdin) = waiting(3);
+    let loop_ = new_loop();
+    let id = loop_.submit(op::wait_child(&child), |_, outcome| assert!(is_canceled(&outcome.unwrap_err())));
+    poke(&loop_);
+    assert!(loop_.cancel(id));
+    tick_until(&loop_, || loop_.in_flight() == 0);
+    assert_timed_out(loop_.start(op::wait_child(&child).timeout(Duration::from_millis(3))).take().unwrap());
+    let id = loop_.submit(op::wait_child(&child), |_, _| panic!("removed"));
+    poke(&loop_);
+    assert!(loop_.remove(id));
+    tick_until(&loop_, || loop_.in_flight() == 0);
+    loop_.submit(op::wait_child(&child), |_, _| panic!("dropped"));
+    poke(&loop_);
+    drop(loop_);
+    // A result that came while nobody wanted it any more.
+    let loop_ = new_loop();
+    let id = loop_.submit(op::wait_child(&child), |_, _| panic!("removed"));
+    poke(&loop_);
+    drop(stdin);
+    until_exited(child.id());
+    loop_.submit(op::next_tick(), |_, _| ());
+    loop_.remove(id);
+    tick_until(&loop_, || loop_.in_flight() == 0);
+    until_exited(child.id());
+    assert_eq!(loop_.start(op::wait_child(&child)).take().unwrap().unwrap().code(), Some(3));
+    assert!(!has_children());
+    // One that nobody waits for runs on, and is std's business no more.
+    let (child, stdin) = waiting(0);
+    let pid = child.id();
+    drop(child);
+    drop(stdin);
+    until_exited(pid);
+    waitid(WaitId::Pid(Pid::from_raw(pid as i32).unwrap()), WaitIdOptions::EXITED).unwrap();
+}
+
+/// M3: one that somebody else reaps is an error, not a hang, and not another's status.
+pub fn m03_reaped_by_somebody_else() {
+    let loop_ = new_loop();
+    let (child, stdin) = waiting(1);
+    let ticket = loop_.start(op::wait_child(&child));
+    poke(&loop_);
+    drop(stdin);
+    waitid(WaitId::Pid(Pid::from_raw(child.id() as i32).unwrap()), WaitIdOptions::EXITED).unwrap();
+    assert_eq!(errno(ticket.take().unwrap()), libc::ECHILD);
+    assert_eq!(errno(loop_.start(op::wait_child(&child)).take().unwrap()), libc::ECHILD);
+    assert_eq!(errno(child.signal(libc::SIGTERM)), libc::ESRCH);
+    child.kill().unwrap();
+}
+
+/// M6: a kill reaches the child or nobody.
+pub fn m06_kill() {
+    let loop_ = new_loop();
+    let (child, _stdin) = waiting(0);
+    assert_eq!(errno(child.signal(1000)), libc::EINVAL);
+    let ticket = loop_.start(op::wait_child(&child));
+    poke(&loop_);
+    child.kill().unwrap();
+    assert_eq!(ticket.take().unwrap().unwrap().signal(), Some(libc::SIGKILL));
+    child.kill().unwrap();
+    assert_eq!(errno(child.signal(libc::SIGTERM)), libc::ESRCH);
+    // Exited and not reaped: no error, as with std, and the status is its own.
+    let (child, stdin) = waiting(5);
+    drop(stdin);
+    until_exited(child.id());
+    child.kill().unwrap();
+    assert_eq!(loop_.start(op::wait_child(&child)).take().unwrap().unwrap().code(), Some(5));
+}
+
+/// M6: the number of a child that is gone is given to another process, and that one is let live.
+pub fn m06_number_used_again() {
+    let (child, stdin) = waiting(0);
+    let pid = child.id();
+    drop(stdin);
+    until_exited(pid);
+    // Reaped past us, so that only the pidfd knows.
+    waitid(WaitId::Pid(Pid::from_raw(pid as i32).unwrap()), WaitIdOptions::EXITED).unwrap();
+    let Ok(mut next) = std::fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid") else {
+        towpath_harness::skip("the next process number cannot be chosen")
+    };
+    let mut heir = None;
+    for _ in 0..50 {
+        if write!(next, "{}", pid - 1).is_err() {
+            towpath_harness::skip("the next process number cannot be chosen");
+        }
+        let mut other = Command::new("sh").args(["-c", "read x"]).stdin(Stdio::piped()).spawn().unwrap();
+        if other.id() == pid {
+            heir = Some(other);
+            break;
+        }
+        drop(other.stdin.take());
+        other.wait().unwrap();
+    }
+    let Some(mut heir) = heir else { towpath_harness::skip("others were quicker") };
+    assert_eq!(errno(child.signal(libc::SIGKILL)), libc::ESRCH);
+    child.kill().unwrap();
+    let loop_ = new_loop();
+    assert_eq!(errno(loop_.start(op::wait_child(&child)).take().unwrap()), libc::ECHILD);
+    assert!(heir.try_wait().unwrap().is_none(), "it lives");
+    drop(heir.stdin.take());
+    heir.wait().unwrap();
+}
+
+/// P5: without the opcode, and where there are no pidfds, the same.
+pub fn m03_without_opcode_or_pidfds() {
+    let backend = std::env::var("TOWPATH_BACKEND").unwrap().parse::<BackendKind>().unwrap();
+    let config = Config::new().backend(backend);
+    let opcode = Kind::WaitChild.describe().uring.unwrap().code;
+    let whole = config.clone().build().unwrap();
+    let least = config.without_opcode(opcode).build().unwrap();
+    for (kind, support) in least.capabilities() {
+        match kind {
+            Kind::WaitChild | Kind::Signal => assert_eq!(support, Support::Readiness),
+            Kind::WaitProcess => assert_eq!(support, Support::Pool),
+            _ => {}
+        }
+    }
+    for errno in [None, Some(libc::EPERM), Some(libc::ENOSYS)] {
+        if let Some(errno) = errno {
+            seccomp::refuse(&[libc::SYS_pidfd_open], errno);
+        }
+        for loop_ in [&whole, &least] {
+            let fds = sys::fd_count();
+            let (child, stdin) = waiting(9);
+            assert_eq!(sys::fd_count() - fds, 1 + usize::from(errno.is_none()), "a pidfd, or none");
+            assert_timed_out(
+                loop_.start(op::wait_child(&child).timeout(Duration::from_millis(3))).take().unwrap(),
+            );
+            let id = loop_.submit(op::wait_child(&child), |_, outcome| assert!(canceled(outcome)));
+            poke(loop_);
+            assert!(loop_.cancel(id));
+            tick_until(loop_, || loop_.in_flight() == 0);
+            let tickets: Vec<_> = (0..3).map(|_| loop_.start(op::wait_child(&child))).collect();
+            poke(loop_);
+            drop(stdin);
+            for ticket in tickets {
+                assert_eq!(ticket.take().unwrap().unwrap().code(), Some(9));
+            }
+            child.kill().unwrap();
+            let (child, _stdin) = waiting(9);
+            child.kill().unwrap();
+            let status = loop_.start(op::wait_child(&child)).take().unwrap().unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGKILL));
+            let child = short("exit 4");
+            until_over(&child);
+            assert_eq!(loop_.start(op::wait_child(&child)).take().unwrap().unwrap().code(), Some(4));
+        }
+    }
+    // A loop ends while a thread waits for a child.
+    let (child, _stdin) = waiting(0);
+    least.submit(op::wait_child(&child), |_, _| panic!("dropped"));
+    poke(&least);
+    drop(least);
+    child.kill().unwrap();
+    assert_eq!(whole.start(op::wait_child(&child)).take().unwrap().unwrap().signal(), Some(libc::SIGKILL));
+}
