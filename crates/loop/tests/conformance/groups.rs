@@ -29,8 +29,10 @@ pub fn l15_queue() {
     assert_eq!(queue.next().unwrap(), Some((1, true)));
     // More can be added at any time.
     queue.submit(op::next_tick(), |outcome| (9, outcome.is_ok()));
-    let rest = queue.collect(3, None).unwrap();
-    assert_eq!(rest, [(9, true), (2, true), (3, true)]);
+    // They come in the order in which they end, and where the new one stands among them depends on how long this took.
+    let mut rest = queue.collect(3, None).unwrap();
+    rest.retain(|end| *end != (9, true));
+    assert_eq!(rest, [(2, true), (3, true)]);
     // A limit on the wait; what there is by then.
     let id = queue.submit(op::timer(DAY), |outcome| (4, is_canceled(&outcome.unwrap_err())));
     queue.submit(op::next_tick(), |_| (5, true));
