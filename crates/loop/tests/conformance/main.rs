@@ -205,7 +205,7 @@ const PROCESSES: &[Test] = &[
     test!(processes::m03_thousand_children).busy().seconds(30),
     test!(processes::m03_cancelled_waits_reap_nothing),
     test!(processes::m03_reaped_by_somebody_else),
-    test!(processes::m03_without_opcode_or_pidfds).busy(),
+    test!(processes::m03_without_opcode_or_pidfds).busy().built_in("it asks for a backend by its name"),
     test!(processes::m06_kill),
     // It chooses the number of the system's next process.
     test!(processes::m06_number_used_again).alone(),
