@@ -25,13 +25,43 @@ struct Inner {
     closed: AtomicBool,
     /// What it refers to, as a [`Nature`]; 0 until somebody wants to know.
     nature: AtomicU8,
-    /// Whether it is a socket with datagrams, for which zero bytes are no end: [`DATAGRAMS`] or not; 0 likewise.
+    /// What comes through it, as a [`Traffic`]; 0 likewise.
     traffic: AtomicU8,
 }
 
-/// What [`Inner::traffic`] can be.
-const CONNECTION: u8 = 1;
-const DATAGRAMS: u8 = 2;
+/// What comes through a descriptor that is asked for a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Traffic {
+    /// Bytes of a connection over the internet's protocols.
+    Internet = 1,
+    /// Bytes of another connection, or it is no socket.
+    Other = 2,
+    /// Datagrams: zero bytes are no end.
+    Datagrams = 3,
+}
+
+impl Traffic {
+    fn of(fd: BorrowedFd<'_>) -> Traffic {
+        use rustix::net::{AddressFamily, SocketType, sockopt};
+        match sockopt::socket_type(fd) {
+            Ok(SocketType::STREAM | SocketType::SEQPACKET) => match sockopt::socket_domain(fd) {
+                Ok(AddressFamily::INET | AddressFamily::INET6) => Traffic::Internet,
+                _ => Traffic::Other,
+            },
+            Ok(_) => Traffic::Datagrams,
+            Err(_) => Traffic::Other,
+        }
+    }
+
+    /// Of a connection with a peer of this family.
+    pub(crate) fn with(family: i32) -> Traffic {
+        match family {
+            libc::AF_INET | libc::AF_INET6 => Traffic::Internet,
+            _ => Traffic::Other,
+        }
+    }
+}
 
 /// How reading and writing have to wait for what a descriptor refers to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,12 +151,17 @@ impl Descriptor {
     }
 
     /// Likewise.
-    fn has_datagrams(&self) -> bool {
-        if self.0.traffic.load(Ordering::Relaxed) == 0 {
-            let traffic = if has_datagrams(self.as_fd()) { DATAGRAMS } else { CONNECTION };
-            self.0.traffic.store(traffic, Ordering::Relaxed);
+    fn traffic(&self) -> Traffic {
+        match self.0.traffic.load(Ordering::Relaxed) {
+            1 => Traffic::Internet,
+            2 => Traffic::Other,
+            3 => Traffic::Datagrams,
+            _ => {
+                let traffic = Traffic::of(self.as_fd());
+                self.0.traffic.store(traffic as u8, Ordering::Relaxed);
+                traffic
+            }
         }
-        self.0.traffic.load(Ordering::Relaxed) == DATAGRAMS
     }
 }
 
@@ -237,10 +272,10 @@ impl From<OwnedFd> for Socket {
 }
 
 impl Socket {
-    /// [`adopt`](Socket::adopt) of a connection.
-    pub(crate) fn accepted(result: i32) -> Socket {
+    /// [`adopt`](Socket::adopt) of a connection, of which this is known.
+    pub(crate) fn accepted(result: i32, traffic: Traffic) -> Socket {
         let socket = Socket::adopt(result);
-        socket.0.0.traffic.store(CONNECTION, Ordering::Relaxed);
+        socket.0.0.traffic.store(traffic as u8, Ordering::Relaxed);
         socket
     }
 }
@@ -317,13 +352,13 @@ impl Target<'_> {
         }
     }
 
-    /// Whether it is a socket with datagrams, rather than connections that end.
-    pub(crate) fn has_datagrams(&self) -> bool {
+    /// What comes through it.
+    pub(crate) fn traffic(&self) -> Traffic {
         match self {
-            Target::Borrowed(descriptor) => descriptor.has_datagrams(),
-            Target::Shared(descriptor) => descriptor.has_datagrams(),
-            Target::Foreign(fd) => has_datagrams(*fd),
-            Target::Lost(_) => false,
+            Target::Borrowed(descriptor) => descriptor.traffic(),
+            Target::Shared(descriptor) => descriptor.traffic(),
+            Target::Foreign(fd) => Traffic::of(*fd),
+            Target::Lost(_) => Traffic::Other,
         }
     }
 
@@ -339,10 +374,4 @@ impl Target<'_> {
             Target::Lost(errno) => Target::Lost(errno),
         }
     }
-}
-
-fn has_datagrams(fd: BorrowedFd<'_>) -> bool {
-    use rustix::net::SocketType;
-    let kind = rustix::net::sockopt::socket_type(fd);
-    kind.is_ok_and(|kind| kind != SocketType::STREAM && kind != SocketType::SEQPACKET)
 }

@@ -15,17 +15,19 @@ pub struct Flow {
     /// How many of those may still come. Below zero by what was under way when it got to zero.
     credit: Cell<i64>,
     pool: Option<BufferPool>,
+    /// Whether a kernel may be asked once for all its pieces.
+    multishot: bool,
 }
 
 impl Flow {
-    pub(crate) fn new(bound: Option<u32>, pool: Option<BufferPool>) -> Flow {
+    pub(crate) fn new(bound: Option<u32>, pool: Option<BufferPool>, multishot: bool) -> Flow {
         let bound = bound.map(|bound| bound.max(1));
-        Flow { bound, credit: Cell::new(bound.unwrap_or(0).into()), pool }
+        Flow { bound, credit: Cell::new(bound.unwrap_or(0).into()), pool, multishot }
     }
 
     /// The same with another bound, before it is in use.
     pub(crate) fn with_bound(&self, bound: Option<u32>) -> Flow {
-        Flow::new(bound, self.pool.clone())
+        Flow::new(bound, self.pool.clone(), self.multishot)
     }
 
     /// Whether another item may come.
@@ -37,6 +39,10 @@ impl Flow {
     pub fn may_resume(&self) -> bool {
         let room = self.bound.is_none_or(|bound| self.credit.get() >= i64::from(bound.div_ceil(2)));
         room && self.pool.as_ref().is_none_or(|pool| pool.free() > 0)
+    }
+
+    pub(crate) fn is_multishot(&self) -> bool {
+        self.multishot
     }
 
     /// An item has come.
@@ -97,16 +103,16 @@ mod tests {
 
     #[test]
     fn it_closes_at_the_bound_and_opens_at_half_of_it() {
-        let flow = Flow::new(Some(4), None);
+        let flow = Flow::new(Some(4), None, true);
         (0..4).for_each(|_| flow.spend());
         assert!(!flow.is_open() && !flow.may_resume());
         flow.refund();
         assert!(flow.is_open() && !flow.may_resume(), "not for every single item");
         flow.refund();
         assert!(flow.may_resume());
-        let least = Flow::new(Some(0), None);
+        let least = Flow::new(Some(0), None, true);
         assert!(least.is_open() && least.may_resume(), "a bound of nothing would be a stream of nothing");
-        let endless = Flow::new(None, None);
+        let endless = Flow::new(None, None, true);
         (0..4).for_each(|_| endless.spend());
         assert!(endless.is_open() && endless.may_resume());
     }
@@ -114,7 +120,7 @@ mod tests {
     #[test]
     fn without_a_buffer_it_does_not_go_on() {
         let pool = BufferPool::with_capacity(1, 8).unwrap();
-        let flow = Flow::new(None, Some(pool));
+        let flow = Flow::new(None, Some(pool), true);
         let (id, _, len) = flow.take_buffer().unwrap();
         assert!(len == 8 && !flow.may_resume() && flow.take_buffer().is_none());
         flow.give_back(id);

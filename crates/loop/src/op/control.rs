@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Begin, Detach, Operation, Options, Outcome, Started, after, limits, on_target, ways_to_wait};
 use crate::addr::SockAddr;
-use crate::descriptor::{Descriptor, Socket, Target};
+use crate::descriptor::{Descriptor, Socket, Target, Traffic};
 use crate::instant::Instant;
 use crate::operation::{Handle, Request};
 
@@ -139,7 +139,7 @@ unsafe impl Operation for Accept<'_> {
         }
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
-        outcome.value().map(|fd| (Socket::accepted(fd), self.addr))
+        outcome.value().map(|fd| (Socket::accepted(fd, Traffic::with(self.addr.family())), self.addr))
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Begin, Extent, Options, Outcome, Started, limits};
 use crate::buffers::{BufferPool, Chunk};
-use crate::descriptor::{Socket, Target};
+use crate::descriptor::{Socket, Target, Traffic};
 use crate::flow::Flow;
 use crate::op_stream::OpStream;
 use crate::operation::Request;
@@ -59,7 +59,7 @@ pub struct Part {
 macro_rules! stream {
     (
         $(#[$struct_doc:meta])* $type:ident => $item:ty;
-        |$flow:ident, $value:ident, $buffer:ident| $make:expr
+        |$this:ident, $value:ident, $buffer:ident| $make:expr
     ) => {
         $(#[$struct_doc])*
         #[derive(Debug)]
@@ -67,15 +67,15 @@ macro_rules! stream {
         pub struct $type<'s> {
             target: Target<'s>,
             flow: Rc<Flow>,
-            /// The target has neither connections nor an end.
-            datagrams: bool,
+            traffic: Traffic,
             options: Options,
         }
 
         impl<'s> $type<'s> {
             fn new(target: Target<'s>, pool: Option<BufferPool>) -> $type<'s> {
-                let datagrams = target.has_datagrams();
-                $type { target, flow: Rc::new(Flow::new(Some(UNREAD), pool)), datagrams, options: OPTIONS }
+                let traffic = target.traffic();
+                let flow = Flow::new(Some(UNREAD), pool, traffic == Traffic::Internet);
+                $type { target, flow: Rc::new(flow), traffic, options: OPTIONS }
             }
 
             limits!();
@@ -95,8 +95,8 @@ macro_rules! stream {
             type Owned = $type<'static>;
 
             fn detach(self) -> $type<'static> {
-                let $type { target, flow, datagrams, options } = self;
-                $type { target: target.detach(), flow, datagrams, options }
+                let $type { target, flow, traffic, options } = self;
+                $type { target: target.detach(), flow, traffic, options }
             }
             fn options(&self) -> Options {
                 self.options
@@ -109,13 +109,13 @@ macro_rules! stream {
                     return Started::Done(Outcome::FOREIGN_POOL);
                 }
                 match self.target.handle() {
-                    Ok(_) if self.datagrams => Started::failed(libc::EOPNOTSUPP),
+                    Ok(_) if self.traffic == Traffic::Datagrams => Started::failed(libc::EOPNOTSUPP),
                     Ok(handle) => Started::Request(Request::$type { handle, flow: Rc::as_ptr(&self.flow) }),
                     Err(errno) => Started::failed(errno),
                 }
             }
             fn item(&self, part: Part) -> io::Result<$item> {
-                let ($flow, $buffer) = (&self.flow, part.buffer);
+                let ($this, $buffer) = (self, part.buffer);
                 let $value = Outcome { result: part.result, progress: 0 }.value()?;
                 Ok($make)
             }
@@ -138,13 +138,13 @@ const OPTIONS: Options = Options { extent: Extent::Stream, ..Options::NONE };
 stream! {
     /// Accepting, again and again: see [`accept_multi`].
     AcceptMulti => Socket;
-    |_flow, fd, _buffer| Socket::accepted(fd)
+    |this, fd, _buffer| Socket::accepted(fd, this.traffic)
 }
 
 stream! {
     /// Receiving, piece by piece: see [`recv_multi`].
     RecvMulti => Chunk;
-    |flow, len, buffer| flow.chunk(buffer.expect("bytes come in a buffer"), len as usize)
+    |this, len, buffer| this.flow.chunk(buffer.expect("bytes come in a buffer"), len as usize)
 }
 
 /// Accepts connections, one after the other, until it is cancelled or the listener fails: sockets as those of
@@ -179,7 +179,8 @@ pub fn accept_multi<'s>(listener: impl Into<Target<'s>>) -> AcceptMulti<'s> {
 /// It takes the socket's turn to receive until it has ended: a [`recv`](super::recv) meanwhile waits for that.
 ///
 /// io_uring: multishot `IORING_OP_RECV` over a registered ring of buffers (6.0), one entry for any number of pieces;
-/// elsewhere `recv(2)`, and readiness to read while there is nothing, at most 16 pieces in a row before others are served.
+/// on sockets that are not of the internet's, one entry a piece. Elsewhere `recv(2)`, and readiness to read while there is
+/// nothing, at most 16 pieces in a row before others are served.
 ///
 /// # Errors
 /// `Unsupported` for a socket with datagrams, in which nothing would tell an end from an empty one; `InvalidInput` if the

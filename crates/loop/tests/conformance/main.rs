@@ -274,6 +274,8 @@ const STREAMS: &[Test] = &[
     test!(streams::f04_close_under_a_stream),
     test!(streams::a09_chunks_outlive_the_loop),
     test!(streams::d13_receives_wait_for_the_streams_end),
+    test!(streams::d08_end_races_receiving).busy().seconds(20),
+    test!(streams::d08_end_right_behind_the_bytes).busy().seconds(10),
     test!(streams::d11_reset_ends_a_stream),
     test!(streams::d03_refused_streams),
     test!(streams::p05_streams_are_native_or_not),

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
@@ -126,7 +126,8 @@ pub fn d21_stream_of_connections() {
 /// D21: a stream of bytes is the one that was sent, over TCP and Unix sockets, with many buffers and with two.
 pub fn d21_stream_of_bytes() {
     each_way(|loop_| {
-        for (round, (count, size)) in [(256, 4096), (2, 4096), (2, 512), (64, 64)].into_iter().enumerate() {
+        let pools = [(256, 4096), (256, 4096), (2, 4096), (2, 512), (64, 64), (64, 64)];
+        for (round, (count, size)) in pools.into_iter().enumerate() {
             let pool = BufferPool::with_capacity(count, size).unwrap();
             let total = 40_000 * size.min(100) / 100 + 200_000;
             let (near, far): (Socket, Box<dyn Write + Send>) = if round % 2 == 0 {
@@ -637,6 +638,137 @@ pub fn d11_reset_ends_a_stream() {
         drop(far);
         assert_eq!(errno(stream.next().unwrap()), libc::ECONNRESET);
         assert!(stream.next().is_none());
+    });
+}
+
+/// D8, D11: an end that follows close upon the last bytes, before anybody has looked, is told after them.
+pub fn d08_end_right_behind_the_bytes() {
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum End {
+        HalfClose,
+        Close,
+        Reset,
+    }
+    each_way(|loop_| {
+        let pool = BufferPool::with_capacity(16, 64).unwrap();
+        for round in 0..30 {
+            for (unix, end) in [
+                (false, End::HalfClose),
+                (false, End::Close),
+                (false, End::Reset),
+                (true, End::HalfClose),
+                (true, End::Close),
+            ] {
+                let (near, mut far): (Socket, std::net::TcpStream) = if unix {
+                    let (near, far) = half_unix();
+                    // Only read, write, shutdown and close are asked of it.
+                    (near, OwnedFd::from(far).into())
+                } else {
+                    half_tcp()
+                };
+                let mut stream = loop_.stream(op::recv_multi(&near, &pool));
+                // Waiting for the first piece, or after one.
+                settle(loop_);
+                if round % 2 == 0 {
+                    far.write_all(b"first").unwrap();
+                    assert_eq!(&*next(&mut stream), b"first");
+                    settle(loop_);
+                }
+                far.write_all(b"last").unwrap();
+                let far = match end {
+                    End::HalfClose => {
+                        far.shutdown(std::net::Shutdown::Write).unwrap();
+                        Some(far)
+                    }
+                    End::Close => {
+                        drop(far);
+                        None
+                    }
+                    End::Reset => {
+                        net::reset_on_close(&far);
+                        drop(far);
+                        None
+                    }
+                };
+                let (bytes, over) = (RefCell::new(Vec::new()), Cell::new(None));
+                let stream = RefCell::new(stream);
+                tick_until(loop_, || {
+                    while let Poll::Ready(item) = stream.borrow_mut().try_next() {
+                        match item {
+                            Some(Ok(chunk)) => bytes.borrow_mut().extend_from_slice(&chunk),
+                            Some(Err(error)) => over.set(error.raw_os_error()),
+                            None => return true,
+                        }
+                    }
+                    false
+                });
+                assert_eq!(bytes.take(), b"last", "unix: {unix}, {end:?}");
+                assert_eq!(
+                    over.get(),
+                    (end == End::Reset).then_some(libc::ECONNRESET),
+                    "unix: {unix}, {end:?}"
+                );
+                drop(far);
+            }
+        }
+        assert_eq!(pool.free(), 16);
+    });
+}
+
+/// D8: bytes and their end come from another thread while they are received, in pieces of all sizes, through few buffers and
+/// many: every stream is complete, and ends.
+pub fn d08_end_races_receiving() {
+    each_way(|loop_| {
+        for (count, size) in [(64, 64), (16, 64), (2, 512), (64, 1024)] {
+            let pool = BufferPool::with_capacity(count, size).unwrap();
+            let (to, from) = std::sync::mpsc::channel::<(Box<dyn Write + Send>, u64, usize)>();
+            let thread = std::thread::spawn(move || {
+                let mut rng = Rng::new(8);
+                for (mut far, seed, total) in from {
+                    let bytes = Pattern::new(seed).take(total);
+                    let mut rest = &bytes[..];
+                    while !rest.is_empty() {
+                        let (piece, behind) = rest.split_at((1 + rng.below(700) as usize).min(rest.len()));
+                        far.write_all(piece).unwrap();
+                        rest = behind;
+                        rng.spin(300);
+                    }
+                }
+            });
+            let mut rng = Rng::new(size as u64);
+            for round in 0..scaled(400) {
+                for unix in [false, true] {
+                    let (near, far): (Socket, Box<dyn Write + Send>) = if unix {
+                        let (near, far) = half_unix();
+                        (near, Box::new(far))
+                    } else {
+                        let (near, far) = half_tcp();
+                        (near, Box::new(far))
+                    };
+                    let stream = loop_.stream(op::recv_multi(&near, &pool));
+                    if rng.once_in(2) {
+                        poke(loop_);
+                    }
+                    let total = rng.below(20_000) as usize;
+                    to.send((far, round, total)).unwrap();
+                    let (stream, pattern) = (RefCell::new(stream), RefCell::new(Pattern::new(round)));
+                    let received = Cell::new(0);
+                    tick_until(loop_, || {
+                        while let Poll::Ready(item) = stream.borrow_mut().try_next() {
+                            let Some(chunk) = item else { return true };
+                            let chunk = chunk.unwrap();
+                            pattern.borrow_mut().check(&chunk);
+                            received.set(received.get() + chunk.len());
+                        }
+                        false
+                    });
+                    assert_eq!(received.get(), total, "unix: {unix}");
+                }
+            }
+            drop(to);
+            thread.join().unwrap();
+            assert_eq!(pool.free(), count);
+        }
     });
 }
 

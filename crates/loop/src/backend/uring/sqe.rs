@@ -126,8 +126,15 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         Request::AcceptMulti { handle, .. } => opcode::AcceptMulti::new(Fd(handle.fd)).flags(NEW_FD).build(),
         Request::RecvMulti { handle, flow } => {
             // SAFETY: `flow` is valid by this function's contract.
-            let group = unsafe { &*flow }.pool().group().expect("a ring of buffers is registered");
-            opcode::RecvMulti::new(Fd(handle.fd), group).build()
+            let flow = unsafe { &*flow };
+            let group = flow.pool().group().expect("a ring of buffers is registered");
+            if flow.is_multishot() {
+                opcode::RecvMulti::new(Fd(handle.fd), group).build()
+            } else {
+                let len = transfer(flow.pool().size());
+                let single = opcode::Recv::new(Fd(handle.fd), std::ptr::null_mut(), len).buf_group(group);
+                single.build().flags(squeue::Flags::BUFFER_SELECT)
+            }
         }
         Request::WaitChild { handle } => exited(libc::P_PIDFD, handle.fd),
         Request::WaitProcess { pid } => exited(libc::P_PID, pid),

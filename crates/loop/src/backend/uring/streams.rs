@@ -5,6 +5,10 @@
 //! is begun again under the same name, after what came with the last completion, so nothing is lost or out of order. A
 //! receive picks its buffer from the ring of a pool ([`buffers`](crate::buffers)) when something arrives.
 //!
+//! Receives are multishot on sockets of the internet's families only. On Unix sockets a kernel may never tell of an end that
+//! follows close upon the last bytes (liburing issue 1549, Linux 6.18 here; later ones may be repaired, and cannot be asked).
+//! Those get one entry a piece, with buffers from the same ring.
+//!
 //! A stream that may bring nothing more at present is cancelled, and rests, still having its lane's turn. Every wait
 //! looks whether one may go on.
 //!

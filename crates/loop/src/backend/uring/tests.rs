@@ -364,7 +364,7 @@ fn a_refused_flag_is_told_from_a_refused_call() {
 fn a_stream_goes_on_by_hand_if_the_kernel_will_not() {
     let mut world = World::new(&Options::default());
     let pool = BufferPool::with_capacity(1, 4).unwrap();
-    let flow = Flow::new(None, Some(pool.clone()));
+    let flow = Flow::new(None, Some(pool.clone()), true);
     let (near, mut far) = pair();
     let request = Request::RecvMulti { handle: handle(&near), flow: &flow };
     let id = OpId { index: 5, generation: 5 };
