@@ -261,7 +261,7 @@ pub fn h12_buffers_run_out() {
 pub fn h12_the_hungry_are_fed() {
     each_way(|loop_| {
         let pool = BufferPool::with_capacity(2, 64).unwrap();
-        let mut pairs: Vec<_> = (0..20).map(|_| half_unix()).collect();
+        let mut pairs: Vec<_> = (0..20).map(|_| half_tcp()).collect();
         let mut streams: Vec<_> =
             pairs.iter().map(|(near, _)| loop_.stream(op::recv_multi(near, &pool))).collect();
         pairs.iter_mut().for_each(|(_, far)| far.write_all(b"first").unwrap());
@@ -319,7 +319,14 @@ pub fn c12_dropped_stream_gives_buffers_back() {
     each_way(|loop_| {
         let pool = BufferPool::with_capacity(8, 32).unwrap();
         for _ in 0..scaled(20_000) {
-            let (near, mut far) = half_unix();
+            // Not too many over TCP: each takes a port for a minute.
+            let (near, mut far): (Socket, Box<dyn Write>) = if rng.once_in(20) {
+                let (near, far) = half_tcp();
+                (near, Box::new(far))
+            } else {
+                let (near, far) = half_unix();
+                (near, Box::new(far))
+            };
             let mut stream = loop_.stream(op::recv_multi(&near, &pool));
             let mut kept = Vec::new();
             for _ in 0..rng.below(5) {
@@ -397,7 +404,7 @@ pub fn c10_dropped_stream_of_connections() {
 pub fn c13_break_in_a_callback() {
     each_way(|loop_| {
         let pool = BufferPool::with_capacity(8, 4).unwrap();
-        let (near, mut far) = half_unix();
+        let (near, mut far) = half_tcp();
         far.write_all(b"one two three").unwrap();
         let (fate, fated) = Fate::new();
         loop_.submit_stream(op::recv_multi(&near, &pool), move |_, item| {
@@ -417,7 +424,7 @@ pub fn c13_break_in_a_callback() {
 pub fn a14_panic_in_a_streams_callback() {
     each_way(|loop_| {
         let pool = BufferPool::with_capacity(8, 4).unwrap();
-        let ((near, mut far), (other, mut its_far)) = (half_unix(), half_unix());
+        let ((near, mut far), (other, mut its_far)) = (half_tcp(), half_tcp());
         far.write_all(b"one two three").unwrap();
         its_far.write_all(b"x").unwrap();
         let (fate, fated) = Fate::new();
@@ -445,7 +452,7 @@ pub fn a14_panic_in_a_streams_callback() {
 pub fn a12_close_in_a_streams_callback() {
     each_way(|loop_| {
         let pool = BufferPool::with_capacity(8, 4).unwrap();
-        let (near, mut far) = half_unix();
+        let (near, mut far) = half_tcp();
         far.write_all(b"one two three").unwrap();
         let (fate, fated) = Fate::new();
         let mine = vec![7; 1000];
@@ -548,7 +555,7 @@ pub fn f04_close_under_a_stream() {
         let pool = BufferPool::with_capacity(2, 4).unwrap();
         let order: Log<&str> = Log::new();
         for resting in [false, true] {
-            let (near, mut far) = half_unix();
+            let (near, mut far) = half_tcp();
             let kept = Rc::new(RefCell::new(Vec::new()));
             let (to, keep) = (order.clone(), kept.clone());
             loop_.submit_stream(op::recv_multi(&near, &pool), move |_, item| {
@@ -608,7 +615,7 @@ pub fn a09_chunks_outlive_the_loop() {
 pub fn d13_receives_wait_for_the_streams_end() {
     each_way(|loop_| {
         let pool = BufferPool::with_capacity(1, 4).unwrap();
-        let (near, mut far) = half_unix();
+        let (near, mut far) = half_tcp();
         let mut stream = loop_.stream(op::recv_multi(&near, &pool));
         let mut ticket = loop_.start(op::recv(&near, vec![0; 8]));
         far.write_all(b"one two").unwrap();
@@ -1009,7 +1016,7 @@ pub fn c01_streams_at_random() {
     each_way(|loop_| {
         struct Lane {
             near: Socket,
-            far: std::os::unix::net::UnixStream,
+            far: TcpStream,
             sent: Pattern,
             expected: Pattern,
             stream: Option<OpStream<op::RecvMulti<'static>>>,
@@ -1019,7 +1026,7 @@ pub fn c01_streams_at_random() {
         let mut kept: Vec<Chunk> = Vec::new();
         for round in 0..scaled(60_000) {
             if lanes.len() < 6 {
-                let (near, far) = half_unix();
+                let (near, far) = half_tcp();
                 let (sent, expected) = (Pattern::new(round), Pattern::new(round));
                 lanes.push(Lane { near, far, sent, expected, stream: None });
             }
