@@ -29,6 +29,8 @@ use towpath_harness::{Test, test};
 
 /// Why some tests are not for the backends of the examples.
 const LIMITED: &str = "the limit on operations is an option of `Config`, which opens no others";
+/// Why what measures time is not measured on the mechanisms that are plugged in.
+const TIMED: &str = "it measures time, and they are not made for speed";
 
 const LIFECYCLE: &[Test] = &[
     test!(lifecycle::a01_new_and_drop).busy().seconds(20),
@@ -49,7 +51,7 @@ const LIFECYCLE: &[Test] = &[
 ];
 
 const TIMERS: &[Test] = &[
-    test!(timers::b01_many_random_timers).busy().alone(),
+    test!(timers::b01_many_random_timers).busy().alone().built_in(TIMED),
     test!(timers::b02_equal_deadlines_in_order),
     test!(timers::b03_zero_and_past_deadlines),
     test!(timers::b04_extreme_durations),
@@ -184,8 +186,8 @@ const THREADS: &[Test] = &[
 ];
 
 const FAIRNESS: &[Test] = &[
-    test!(fairness::n01_ping_pong_starves_nobody).busy().alone(),
-    test!(fairness::n02_flood_and_trickle).busy().alone(),
+    test!(fairness::n01_ping_pong_starves_nobody).busy().alone().built_in(TIMED),
+    test!(fairness::n02_flood_and_trickle).busy().alone().built_in(TIMED),
     test!(fairness::n04_each_before_any_twice).busy(),
     test!(fairness::n05_nobody_waits_nobody_spins),
     test!(fairness::n06_idle_loop_sleeps),

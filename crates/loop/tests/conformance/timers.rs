@@ -40,7 +40,8 @@ pub fn b01_many_random_timers() {
     }
     loop_.run().unwrap();
     assert_eq!(fired.get(), N);
-    let limit = yardstick.allow(5 * MS, Duration::ZERO);
+    // On a machine with nothing else to do it is well below 5 ms; a neighbour's time slice is longer.
+    let limit = yardstick.allow(20 * MS, Duration::ZERO);
     let p99 = percentile(&mut lateness.borrow_mut(), 0.99);
     assert!(p99 < limit, "99 % within {p99:?}, limit {limit:?}");
 }
