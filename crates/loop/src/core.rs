@@ -698,35 +698,38 @@ struct Payload<O, F> {
     callback: F,
 }
 
+/// Moves a payload out of its place, and frees its slot.
+///
+/// # Safety
+/// `place` holds a `P`, which is not used again.
+pub(crate) unsafe fn take<P>(place: *mut u8, loop_: &Loop, id: OpId) -> P {
+    // SAFETY: the caller's promise.
+    let payload = unsafe { place.cast::<P>().read() };
+    loop_.0.core.borrow_mut().slots.vacate(id);
+    payload
+}
+
 fn payload_type<O, F>() -> &'static PayloadType
 where
     O: Operation + 'static,
     F: FnOnce(&Loop, O::Output) + 'static,
 {
     /// # Safety
-    /// `place` holds a payload of these types, which is moved out and not used again.
-    unsafe fn take<O, F>(place: *mut u8, loop_: &Loop, id: OpId) -> Payload<O, F> {
-        // SAFETY: the caller's promise.
-        let payload = unsafe { place.cast::<Payload<O, F>>().read() };
-        loop_.0.core.borrow_mut().slots.vacate(id);
-        payload
-    }
-    /// # Safety
-    /// As `take`.
+    /// As [`take`], of a payload of these types.
     unsafe fn deliver<O, F>(place: *mut u8, loop_: &Loop, id: OpId, outcome: Outcome)
     where
         O: Operation,
         F: FnOnce(&Loop, O::Output),
     {
         // SAFETY: the caller's promise.
-        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        let Payload { op, callback } = unsafe { take::<Payload<O, F>>(place, loop_, id) };
         callback(loop_, op.finish(outcome));
     }
     /// # Safety
-    /// As `take`.
+    /// As [`take`], of a payload of these types.
     unsafe fn discard<O: Operation, F>(place: *mut u8, loop_: &Loop, id: OpId, outcome: Outcome) {
         // SAFETY: the caller's promise.
-        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        let Payload { op, callback } = unsafe { take::<Payload<O, F>>(place, loop_, id) };
         op.discard(outcome);
         drop(callback);
     }

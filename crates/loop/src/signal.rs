@@ -13,7 +13,9 @@ use crate::op::{self, Received};
 /// there are; of the operations that wait for one `Signals`, or a clone of it, which is the same, one gets it. A handler
 /// that the program had before runs as well, and is in force again when the last `Signals` with that number, and the last
 /// operation on it, is gone. (Unless somebody has installed another one over ours meanwhile: that one stays, and ours
-/// passes signals on to the one before.) What was kept and not taken is gone with it.
+/// passes signals on to the one before.) What was kept and not taken is gone with it, and a signal that the system has
+/// accepted and not yet delivered when the last one goes does what it did before: a second Ctrl-C ends a program that
+/// has stopped to listen.
 ///
 /// The thread that the system picks for the signal runs a handler that sets a bit and writes to an `eventfd(2)`. Its system
 /// call goes on afterwards where the system can (`SA_RESTART`).

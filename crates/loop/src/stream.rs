@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use crate::backend::Completion;
-use crate::core::{Core, dispatch, is_exhaustion};
+use crate::core::{Core, dispatch, is_exhaustion, take};
 use crate::event_loop::Loop;
 use crate::op::{Outcome, Part, Streaming};
 use crate::operation::{OpId, Request};
@@ -153,22 +153,14 @@ where
     F: FnMut(&Loop, Option<io::Result<O::Item>>) -> ControlFlow<()> + 'static,
 {
     /// # Safety
-    /// `place` holds a payload of these types, which is moved out and not used again.
-    unsafe fn take<O, F>(place: *mut u8, loop_: &Loop, id: OpId) -> Payload<O, F> {
-        // SAFETY: the caller's promise.
-        let payload = unsafe { place.cast::<Payload<O, F>>().read() };
-        loop_.0.core.borrow_mut().slots.vacate(id);
-        payload
-    }
-    /// # Safety
-    /// As `take`.
+    /// As [`take`], of a payload of these types.
     unsafe fn deliver<O, F>(place: *mut u8, loop_: &Loop, id: OpId, outcome: Outcome)
     where
         O: Streaming,
         F: FnMut(&Loop, Option<io::Result<O::Item>>) -> ControlFlow<()>,
     {
         // SAFETY: the caller's promise.
-        let Payload { op, callback } = unsafe { take::<O, F>(place, loop_, id) };
+        let Payload { op, callback } = unsafe { take::<Payload<O, F>>(place, loop_, id) };
         drop(op);
         let mut callback = callback.borrow_mut();
         if let Err(error) = outcome.value()
@@ -179,10 +171,10 @@ where
         let _ = callback(loop_, None);
     }
     /// # Safety
-    /// As `take`.
+    /// As [`take`], of a payload of these types.
     unsafe fn discard<O, F>(place: *mut u8, loop_: &Loop, id: OpId, _: Outcome) {
         // SAFETY: the caller's promise.
-        drop(unsafe { take::<O, F>(place, loop_, id) });
+        drop(unsafe { take::<Payload<O, F>>(place, loop_, id) });
     }
     /// # Safety
     /// `place` holds a payload of these types.

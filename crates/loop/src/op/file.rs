@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::message::VECTORS_MAX;
 use super::{
     Begin, Detach, IoVecs, IoVecsMut, Operation, Options, Outcome, Started, limits, on_target, ways_to_wait,
 };
@@ -10,8 +11,6 @@ use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::{File, Nature, Target};
 use crate::operation::{CURSOR, Handle, Range, Request};
 
-/// The most buffers that one call takes on Linux (`IOV_MAX`). More are no error: the transfer is partial.
-const VECTORS_MAX: usize = 1024;
 /// The largest offset that a file can have.
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
