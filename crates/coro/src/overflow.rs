@@ -1,4 +1,4 @@
-//! Stack overflow that says so: a handler for `SIGSEGV` and `SIGBUS` that knows the guards of all stacks.
+//! Stack overflow that says so: a handler for faults that knows the guards of all stacks.
 //!
 //! A coroutine that runs off its stack touches the guard below it. The handler, on the thread's alternate signal stack,
 //! looks the address up, names the coroutine, and aborts:
@@ -57,7 +57,10 @@ pub fn ensure_alt_stack() -> io::Result<()> {
     alt_stack::ensure()
 }
 
-/// A signal that a guard may raise: `SIGBUS` on macOS and some BSDs.
+/// The signals that a guard may raise: `SIGSEGV` everywhere, and `SIGBUS` as well on macOS and some BSDs.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+static SIGNALS: [Signal; 1] = [Signal::new(libc::SIGSEGV)];
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 static SIGNALS: [Signal; 2] = [Signal::new(libc::SIGSEGV), Signal::new(libc::SIGBUS)];
 
 /// One signal, and what was there before us.

@@ -214,29 +214,17 @@ impl Uring {
             } else {
                 squeue::Flags::empty()
             },
-            syscalls: made.syscalls + 1,
+            syscalls: made.syscalls + 2,
             one_thread: PhantomData,
         };
-        while let Err(error) = uring.arm_waker() {
-            // EINVAL is what a kernel without multishot polls says to one.
-            if error.raw_os_error() != Some(libc::EINVAL) || !uring.waker.step_down() {
-                return Err(error);
-            }
+        uring.backlog.push(uring.waker.arm().user_data(WAKER));
+        if setup::is_filtered() {
+            // Nothing else would show before the first operation that this ring may be made, and not entered.
+            uring.refill();
+            uring.syscalls += 1;
+            uring.ring.reap()?;
         }
         Ok(uring)
-    }
-
-    /// Arms the waker of a new ring: the trial enter.
-    fn arm_waker(&mut self) -> io::Result<()> {
-        self.backlog.push(self.waker.arm().user_data(WAKER));
-        self.refill();
-        self.syscalls += 1;
-        self.ring.reap()?;
-        // Nobody can have woken it yet: a completion is a refusal.
-        match self.ring.completions().next() {
-            Some(refusal) if refusal.result() < 0 => Err(io::Error::from_raw_os_error(-refusal.result())),
-            _ => Ok(()),
-        }
     }
 
     /// Hands over what is queued, without waiting. Where the kernel takes nothing, `wait` will try again and report

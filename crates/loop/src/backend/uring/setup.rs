@@ -3,6 +3,8 @@
 use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
+use rustix::io::Errno;
+use rustix::thread::{SecureComputingMode, secure_computing_mode};
 
 use super::chain;
 use super::ring::Ring;
@@ -133,7 +135,7 @@ pub(super) struct Setup {
     pub(super) ways: [Support; OPERATIONS.len()],
     /// Whether completion work is deferred.
     pub(super) deferred: bool,
-    /// Whether to try a multishot poll (5.13).
+    /// Whether there are multishot polls (5.13).
     pub(super) multishot: bool,
     /// Whether successes can be kept silent (5.17).
     pub(super) skip_success: bool,
@@ -141,6 +143,12 @@ pub(super) struct Setup {
     pub(super) chain_limit: usize,
     /// How many system calls it took.
     pub(super) syscalls: u64,
+}
+
+/// Whether some system calls may be forbidden to this thread, by a filter (seccomp).
+pub(super) fn is_filtered() -> bool {
+    // `EINVAL`: a kernel without filters.
+    !matches!(secure_computing_mode(), Ok(SecureComputingMode::Disabled) | Err(Errno::INVAL))
 }
 
 /// Makes a ring and asks the kernel which opcodes it has.

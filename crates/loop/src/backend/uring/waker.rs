@@ -51,11 +51,6 @@ impl Waker {
         self.event.drain();
     }
 
-    /// Makes do without multishot. `false` if it does already.
-    pub(super) fn step_down(&mut self) -> bool {
-        std::mem::replace(&mut self.multishot, false)
-    }
-
     /// The eventfd, for tests to look at its counter.
     #[cfg(test)]
     pub(super) fn event(&self) -> &EventFd {
