@@ -12,7 +12,7 @@ use crate::event_loop::Loop;
 use crate::instant::Instant;
 use crate::offload::Offload;
 use crate::op::{Begin, Extent, Operation, Options, Outcome, Started};
-use crate::operation::{CURSOR, Kind, OPERATIONS, OpId, Request, Support};
+use crate::operation::{CURSOR, Kind, NOT_READY, OPERATIONS, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
 use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots, Why};
@@ -21,6 +21,7 @@ use crate::timer::Wheel;
 use crate::wait::Waiting;
 
 pub(crate) mod group;
+mod splice;
 
 /// All the state of a loop.
 pub(crate) struct Core {
@@ -425,7 +426,17 @@ impl Core {
             let slot = self.slots.at(id.index);
             if std::mem::take(&mut slot.flags.polling) && result >= 0 {
                 if !ended {
-                    result = hand_to_pool(&mut self.offload, id, slot)?;
+                    result = match slot.request.second_handle() {
+                        Some(_) => splice::next_end(&mut *self.backend, &mut self.offload, id, slot)?,
+                        None => hand_to_pool(&mut self.offload, id, slot)?,
+                    };
+                    continue;
+                }
+                result = -libc::ECANCELED;
+            }
+            if result == NOT_READY {
+                if !ended {
+                    result = splice::await_ends(&mut *self.backend, &mut self.offload, id, slot)?;
                     continue;
                 }
                 result = -libc::ECANCELED;
@@ -472,12 +483,12 @@ impl Core {
             removed: slot.flags.removed,
             outcome: Outcome { result, progress: slot.progress },
         };
-        let identity = slot.request.handle().map_or(0, |handle| handle.identity);
+        let request = slot.request;
         self.background -= usize::from(slot.flags.background);
         self.wheel.disarm(&mut self.slots, id.index);
         self.stats.completed += 1;
         if !self.closing.is_empty() {
-            self.note_closing(identity);
+            self.note_closing(&request);
         }
         Some(settled)
     }
@@ -501,8 +512,7 @@ impl Core {
 
     /// Begins to close a descriptor that operations are using: cancels those; when the last is over, `id` completes.
     fn close_shared(&mut self, id: OpId, identity: u64) {
-        let mine = |slot: &Slot| slot.request.handle().is_some_and(|handle| handle.identity == identity);
-        let users = self.slots.select(mine);
+        let users = self.slots.select(|slot| slot.request.uses(identity));
         for user in &users {
             self.cancel(*user, Why::Canceled);
         }
@@ -513,12 +523,16 @@ impl Core {
         }
     }
 
-    fn note_closing(&mut self, identity: u64) {
-        let Some(at) = self.closing.iter().position(|closing| closing.identity == identity) else { return };
-        self.closing[at].remaining -= 1;
-        if self.closing[at].remaining == 0 {
-            let id = self.closing.swap_remove(at).id;
-            self.complete_external(id, 0);
+    fn note_closing(&mut self, request: &Request) {
+        for at in (0..self.closing.len()).rev() {
+            if !request.uses(self.closing[at].identity) {
+                continue;
+            }
+            self.closing[at].remaining -= 1;
+            if self.closing[at].remaining == 0 {
+                let id = self.closing.swap_remove(at).id;
+                self.complete_external(id, 0);
+            }
         }
     }
 
@@ -558,8 +572,11 @@ fn lost_race(request: &Request, result: i32) -> bool {
     result == -libc::EAGAIN && matches!(request, Request::ReadStream { .. } | Request::WriteStream { .. })
 }
 
-/// The poll for what a transfer from or to a stream waits for.
+/// The poll for what a transfer from or to a stream waits for, or a splice just now.
 fn readiness_of(request: &Request) -> Request {
+    if let Some(poll) = splice::poll(request) {
+        return poll;
+    }
     let (Some(handle), Some(direction)) = (request.handle(), request.direction()) else {
         unreachable!("{:?} waits for no readiness", request.kind())
     };
@@ -608,6 +625,18 @@ unsafe fn advance(request: &mut Request, n: usize) -> bool {
             *len -= n;
             *len > 0
         }
+        Request::Splice { args, .. } | Request::SpliceFile { args, .. } => {
+            // SAFETY: the arguments are the operation's own, and nobody carries it out now.
+            let args = unsafe { &mut **args };
+            for at in [&mut args.from_at, &mut args.to_at] {
+                if *at != CURSOR {
+                    *at += n as u64;
+                }
+            }
+            args.len -= n;
+            args.wait.vain = 0;
+            args.len > 0
+        }
         Request::CopyRange { args } => {
             // SAFETY: the arguments are the operation's own, and nobody carries it out now.
             let args = unsafe { &mut **args };
@@ -639,6 +668,7 @@ pub(crate) fn dispatch(
             slot.phase = Phase::Loop;
             None
         }
+        Request::Splice { .. } | Request::SpliceFile { .. } => splice::begin(backend, offload, id, slot),
         request if offload.takes(request.kind()) => {
             // SAFETY: as below.
             let result = if tried { None } else { unsafe { backend.attempt(&request) } };

@@ -91,6 +91,11 @@ pub enum Request {
     /// `sendfile(2)` to the socket `handle`, never raising SIGPIPE; the result is the number of bytes, 0 at the end of
     /// the file. From `at`, or the file's cursor ([`CURSOR`]).
     SendFile { handle: Handle, file: RawFd, at: u64, len: usize },
+    /// `splice(2)` between pipes, and between a pipe and a socket in non-blocking mode, never raising SIGPIPE; the result is
+    /// the number of bytes, 0 at the end of the source, or [`NOT_READY`].
+    Splice { from: Handle, to: Handle, args: *mut Splice },
+    /// The same where one end may take its time whatever readiness says: a file on a disk, a device.
+    SpliceFile { from: Handle, to: Handle, args: *mut Splice },
     /// `shutdown(2)`.
     Shutdown { handle: Handle, how: i32 },
     /// `close(2)`. Whatever the result, the descriptor is gone.
@@ -169,6 +174,10 @@ const _: () = assert!(size_of::<Request>() <= 48);
 /// The offset that means the file's own cursor.
 pub const CURSOR: u64 = u64::MAX;
 
+/// What a splice results in that would have to wait for one of its ends, or for both, and has moved nothing. No kernel
+/// returns this. The loop waits for the two, and then submits the same request once more.
+pub const NOT_READY: i32 = i32::MIN + 3;
+
 /// The `struct open_how` of `openat2(2)`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -196,6 +205,39 @@ pub struct Range {
     pub to: Handle,
     pub to_at: u64,
     pub len: usize,
+}
+
+/// What is moved by [`Request::Splice`] and [`Request::SpliceFile`].
+#[derive(Debug)]
+pub struct Splice {
+    /// Where to begin in the source: an offset, or [`CURSOR`].
+    pub from_at: u64,
+    /// Where to begin in the destination.
+    pub to_at: u64,
+    /// How many bytes at most.
+    pub len: usize,
+    /// The `SPLICE_F_*` flags.
+    pub flags: u32,
+    /// The loop's own: what it waits for.
+    pub(crate) wait: SpliceWait,
+}
+
+/// How far the loop is with waiting for the ends of a splice.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct SpliceWait {
+    /// The end that is polled, if one is: the source is read, the destination written.
+    pub(crate) end: Option<Direction>,
+    /// How often in a row it was not ready after all.
+    pub(crate) vain: u8,
+    /// An end may block although both are ready, unless it is polled before.
+    pub(crate) blocks: bool,
+}
+
+impl SpliceWait {
+    /// Whether it is better left alone for a moment, since what the ends promise is not so.
+    pub(crate) fn is_in_vain(self) -> bool {
+        self.vain > 2
+    }
 }
 
 /// A file that is read or written whole, by [`Request::ReadEntire`] and [`Request::WriteEntire`].
@@ -273,6 +315,8 @@ pub enum Kind {
     RecvMsg,
     SendMsg,
     SendFile,
+    Splice,
+    SpliceFile,
     Shutdown,
     Close,
     Poll,
@@ -327,6 +371,8 @@ pub enum Elsewhere {
     Direct,
     /// By trying the system call, waiting for this readiness while it would block, and trying again.
     Ready(Direction),
+    /// By trying the system call, and waiting for both of its descriptors while it would block.
+    Ends,
     /// By waiting for the readiness that the operation itself names.
     Wait,
     /// By the system call on a thread of the blocking pool.
@@ -377,7 +423,7 @@ pub struct Opcode {
 
 /// Every operation, and how it is done: the one place to look it up. In the order of [`Kind`].
 pub const OPERATIONS: &[Description] = {
-    use Elsewhere::{Direct, Loop, Pool, Ready, Wait};
+    use Elsewhere::{Direct, Ends, Loop, Pool, Ready, Wait};
     use io_uring::opcode as op;
     const fn row(
         kind: Kind,
@@ -442,6 +488,15 @@ pub const OPERATIONS: &[Description] = {
             Ready(Direction::Write),
         ),
         row(Kind::SendFile, "sendfile", None, "sendfile", Ready(Direction::Write)),
+        // IORING_OP_SPLICE always goes to a kernel thread, which would sit there for as long as an end is not ready.
+        row(Kind::Splice, "splice (streams)", None, "splice", Ends),
+        row(
+            Kind::SpliceFile,
+            "splice (files)",
+            code(op::Splice::CODE, "IORING_OP_SPLICE", "5.7"),
+            "splice",
+            Pool,
+        ),
         // IORING_OP_SHUTDOWN (5.11) always goes to a kernel thread, for a call that never blocks.
         row(Kind::Shutdown, "shutdown", None, "shutdown", Direct),
         row(Kind::Close, "close", code(op::Close::CODE, "IORING_OP_CLOSE", "5.6"), "close", Direct),
@@ -585,6 +640,8 @@ impl Request {
             Request::RecvMsg { .. } => Kind::RecvMsg,
             Request::SendMsg { .. } => Kind::SendMsg,
             Request::SendFile { .. } => Kind::SendFile,
+            Request::Splice { .. } => Kind::Splice,
+            Request::SpliceFile { .. } => Kind::SpliceFile,
             Request::Shutdown { .. } => Kind::Shutdown,
             Request::Close { .. } => Kind::Close,
             Request::Poll { .. } => Kind::Poll,
@@ -655,6 +712,8 @@ impl Request {
             | Request::RecvMsg { handle, .. }
             | Request::SendMsg { handle, .. }
             | Request::SendFile { handle, .. }
+            | Request::Splice { from: handle, .. }
+            | Request::SpliceFile { from: handle, .. }
             | Request::Shutdown { handle, .. }
             | Request::Close { handle }
             | Request::Poll { handle, .. }
@@ -684,6 +743,20 @@ impl Request {
             | Request::CreateDir { dir, .. }
             | Request::ReadLink { dir, .. } => Some(dir),
         }
+    }
+
+    /// The other descriptor of what moves bytes from one to another, and waits for both.
+    #[inline]
+    pub fn second_handle(&self) -> Option<Handle> {
+        match *self {
+            Request::Splice { to, .. } | Request::SpliceFile { to, .. } => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Whether it works on the descriptor with this identity, which is not 0.
+    pub(crate) fn uses(&self, identity: u64) -> bool {
+        [self.handle(), self.second_handle()].into_iter().flatten().any(|handle| handle.identity == identity)
     }
 
     /// The readiness that it waits for where it is not native, if it can block at all.

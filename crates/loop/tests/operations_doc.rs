@@ -13,6 +13,7 @@ fn cells(row: &Description) -> [String; 5] {
         Elsewhere::Direct => "at once",
         Elsewhere::Ready(Direction::Read) => "when readable",
         Elsewhere::Ready(Direction::Write) => "when writable",
+        Elsewhere::Ends => "when both ends are",
         Elsewhere::Wait => "waits",
         Elsewhere::Pool => "in the pool",
     };

@@ -13,7 +13,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::files;
 use super::sigpipe::without_sigpipe;
-use crate::operation::{CURSOR, Direction, Elsewhere, Handle, Request, TRANSFER_MAX};
+use crate::operation::{CURSOR, Direction, Elsewhere, Handle, NOT_READY, Request, Splice, TRANSFER_MAX};
 
 /// Tries once. `Some(result)` when it is over, `None` when it would block and should be tried again once its
 /// [direction](Request::direction) is ready. `resumed` tells that an earlier attempt would have blocked.
@@ -35,6 +35,7 @@ pub(crate) unsafe fn attempt(request: &Request, resumed: bool, syscalls: &mut u6
             // A Unix listener whose backlog is full: there is no readiness to wait for.
             Err(libc::EAGAIN) if matches!(request, Request::Connect { .. }) => Some(-libc::ECONNREFUSED),
             Err(libc::EAGAIN) if would_wait(request) => None,
+            Err(libc::EAGAIN) if request.second_handle().is_some() => Some(NOT_READY),
             // BSD's way to say that it ended well.
             Err(libc::EISCONN) if resumed && matches!(request, Request::Connect { .. }) => Some(0),
             Err(libc::EINPROGRESS | libc::EALREADY) if matches!(request, Request::Connect { .. }) => None,
@@ -121,10 +122,14 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
             let place = if at == CURSOR { std::ptr::null_mut() } else { &raw mut offset };
             let len = len.min(TRANSFER_MAX);
             // SAFETY: `place` is null or ours.
-            return without_sigpipe(|| match unsafe { libc::sendfile(handle.fd, file, place, len) } {
+            return without_sigpipe(len, || match unsafe { libc::sendfile(handle.fd, file, place, len) } {
                 n if n >= 0 => Ok(n as i32),
                 _ => Err(errno()),
             });
+        }
+        Request::Splice { from, to, args } | Request::SpliceFile { from, to, args } => {
+            // SAFETY: `args` is valid by the caller's promise.
+            return splice(from, to, unsafe { &*args });
         }
         Request::Shutdown { handle, how } => {
             // SAFETY: no pointers.
@@ -150,6 +155,19 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
         _ => return unsafe { files::call(request) },
     };
     if value < 0 { Err(errno()) } else { Ok(i32::try_from(value).expect("at most TRANSFER_MAX")) }
+}
+
+/// `splice(2)`, without waiting for a pipe.
+fn splice(from: Handle, to: Handle, args: &Splice) -> Result<i32, i32> {
+    let place = |at: &mut libc::loff_t| if *at < 0 { std::ptr::null_mut() } else { std::ptr::from_mut(at) };
+    let (mut from_at, mut to_at) = (args.from_at as libc::loff_t, args.to_at as libc::loff_t);
+    let (in_, out) = (place(&mut from_at), place(&mut to_at));
+    let (len, flags) = (args.len.min(TRANSFER_MAX), args.flags | libc::SPLICE_F_NONBLOCK);
+    // SAFETY: the offsets are null or on this frame.
+    without_sigpipe(len, || match unsafe { libc::splice(from.fd, in_, to.fd, out, len, flags) } {
+        n if n >= 0 => Ok(n as i32),
+        _ => Err(errno()),
+    })
 }
 
 /// Whether a child has ended. It stays to be reaped by whoever hears of it.

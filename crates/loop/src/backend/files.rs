@@ -7,12 +7,16 @@ use std::ffi::{CStr, c_char};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{ptr, slice};
 
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::attempt::{self, borrow, errno, moved};
-use crate::operation::{CURSOR, Entire, Handle, OpenHow, Range, Request, Step, TRANSFER_MAX};
+use crate::operation::{CURSOR, Entire, Handle, NOT_READY, OpenHow, Range, Request, Step, TRANSFER_MAX};
+
+/// How long a splice rests that is told to wait for nothing.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How much is copied at once where the kernel does not copy by itself.
 const COPY_CHUNK: usize = 128 << 10;
@@ -30,6 +34,15 @@ pub(crate) unsafe fn carry_out(request: &Request, canceled: &AtomicBool) -> i32 
         Request::ReadEntire { args } => unsafe { read_entire(&mut *args, canceled) },
         // SAFETY: as above.
         Request::WriteEntire { args } => unsafe { write_entire(&mut *args, canceled) },
+        // SAFETY: as above.
+        Request::Splice { args, .. } | Request::SpliceFile { args, .. } => unsafe {
+            let result = retry(canceled, || attempt::call(request));
+            if result == Err(libc::EAGAIN) && (*args).wait.is_in_vain() {
+                // Announced as ready, and not for us. Not to be tried again and again; a cancel ends this at once.
+                std::thread::sleep(PAUSE);
+            }
+            if result == Err(libc::EAGAIN) { Ok(NOT_READY) } else { result }
+        },
         // SAFETY: as above.
         _ => retry(canceled, || unsafe { attempt::call(request) }),
     };

@@ -16,7 +16,7 @@
 //! 2. **`wait` is the only place where an operation that was pending completes.** `submit` and `cancel` push
 //!    nothing; what they learn goes out with the next `wait`, which then does not sleep.
 //! 3. **Results are the kernel's**: a value of zero or more, or a negated `errno`. `EINTR` and `EAGAIN` never leave
-//!    a backend.
+//!    a backend. (A splice has [one result](crate::operation::NOT_READY) more.)
 //! 4. **A descriptor's number is not its identity.** What a backend remembers about a number holds for one
 //!    [`Handle::identity`](crate::operation::Handle) only, and an event that belongs to an earlier bearer of the
 //!    number reaches nobody.

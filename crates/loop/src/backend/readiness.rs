@@ -582,7 +582,7 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
     fn support(&self, kind: Kind) -> Support {
         match kind.describe().elsewhere {
             Elsewhere::Loop | Elsewhere::Direct => Support::Direct,
-            Elsewhere::Ready(_) | Elsewhere::Wait => Support::Readiness,
+            Elsewhere::Ready(_) | Elsewhere::Ends | Elsewhere::Wait => Support::Readiness,
             Elsewhere::Pool => Support::Pool,
         }
     }

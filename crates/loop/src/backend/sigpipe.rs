@@ -3,11 +3,12 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Makes a call that gives `Err(EPIPE)` where it raises SIGPIPE, and takes the signal back, whatever its disposition.
+/// Makes a call that moves up to `len` bytes and may raise SIGPIPE, and takes the signal back, whatever its disposition. It
+/// is raised with `Err(EPIPE)`, or with what had been moved before.
 ///
-/// The signal is the calling thread's, so that it is enough to block it here. Two system calls more, and one where it was
-/// raised.
-pub(super) fn without_sigpipe<T>(call: impl FnOnce() -> Result<T, i32>) -> Result<T, i32> {
+/// The signal is the calling thread's, so that it is enough to block it here. Two system calls more, and one where it may
+/// have been raised.
+pub(super) fn without_sigpipe(len: usize, call: impl FnOnce() -> Result<i32, i32>) -> Result<i32, i32> {
     let mut pipe = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
     // SAFETY: the sets are written by these calls before anything reads them.
@@ -23,7 +24,11 @@ pub(super) fn without_sigpipe<T>(call: impl FnOnce() -> Result<T, i32>) -> Resul
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: both sets have been written, `now` is a valid time, and no signal's details are asked for.
         unsafe {
-            if matches!(result, Err(libc::EPIPE)) {
+            let raised = match result {
+                Ok(n) => n > 0 && (n as usize) < len,
+                Err(errno) => errno == libc::EPIPE,
+            };
+            if raised {
                 libc::sigtimedwait(pipe.as_ptr(), ptr::null_mut(), &raw const now);
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());

@@ -62,7 +62,7 @@ use super::clock::monotonic_now;
 use super::warm::Warm;
 use super::{Backend, Chained, Completions, Submitted, Wake};
 use crate::buffers::Pool;
-use crate::operation::{Elsewhere, Kind, OPERATIONS, OpId, Request, Support};
+use crate::operation::{Elsewhere, Kind, NOT_READY, OPERATIONS, OpId, Request, Support};
 
 mod bell;
 mod chain;
@@ -430,6 +430,7 @@ impl Slot {
             (_, libc::EAGAIN) if matches!(self.request, Request::Connect { .. }) => {
                 Next::Done(-libc::ECONNREFUSED)
             }
+            (_, libc::EAGAIN) if matches!(self.request, Request::SpliceFile { .. }) => Next::Done(NOT_READY),
             // Begun, and going on by itself.
             (_, libc::EINTR | libc::EINPROGRESS | libc::EALREADY)
                 if matches!(self.request, Request::Connect { .. }) =>

@@ -33,7 +33,7 @@ impl Vectors {
 
 /// Where in a file an operation begins.
 #[derive(Clone, Copy, Debug)]
-struct Position(Option<u64>);
+pub(super) struct Position(pub(super) Option<u64>);
 
 impl Position {
     /// The offset as kernels want it.
@@ -47,7 +47,7 @@ impl Position {
 }
 
 /// Which way a transfer has to wait.
-fn way(target: &Target<'_>, position: Position) -> Result<(Handle, Nature, u64), i32> {
+pub(super) fn way(target: &Target<'_>, position: Position) -> Result<(Handle, Nature, u64), i32> {
     let (handle, at) = (target.handle()?, position.get()?);
     match (target.nature()?, at) {
         (nature, CURSOR) => Ok((handle, nature, at)),

@@ -1,13 +1,17 @@
 //! What the tests share: loops, sockets, memory that notices who writes to it, records of who was called.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::fs::File;
+use std::future::{Future, IntoFuture};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -77,6 +81,28 @@ pub fn tick_until(loop_: &Loop, done: impl Fn() -> bool) {
         loop_.tick(Some(Duration::from_millis(100))).expect("tick");
         assert!(Instant::now() < deadline, "nothing happens: {:?}", loop_.stats());
     }
+}
+
+/// Drives a loop until a future is ready.
+pub fn complete<F: IntoFuture>(loop_: &Loop, future: F) -> F::Output {
+    let mut future = pin!(future.into_future());
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+        loop_.tick(Some(Duration::from_millis(100))).unwrap();
+    }
+}
+
+/// A file without a name, its cursor at the beginning.
+pub fn tempfile(content: &[u8]) -> File {
+    let path = std::env::temp_dir().join(format!("towpath-{}-{:p}", std::process::id(), content));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
+    std::fs::remove_file(path).expect("remove");
+    file.write_all(content).expect("write");
+    file.seek(SeekFrom::Start(0)).expect("seek");
+    file
 }
 
 /// Hands a plain socket to Towpath: non-blocking.

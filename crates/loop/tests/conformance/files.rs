@@ -6,12 +6,8 @@ pub mod waiting;
 
 use std::ffi::CString;
 use std::fs;
-use std::future::{Future, IntoFuture};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use towpath_loop::operation::{Kind, Support};
 use towpath_loop::{File, Loop, op};
@@ -56,18 +52,6 @@ fn open(path: impl AsRef<Path>) -> File {
 
 fn edit(path: impl AsRef<Path>) -> File {
     op::open(path).write(true).create(true).wait().unwrap()
-}
-
-/// Drives a loop until a future is ready.
-fn complete<F: IntoFuture>(loop_: &Loop, future: F) -> F::Output {
-    let mut future = pin!(future.into_future());
-    let mut cx = Context::from_waker(Waker::noop());
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            return output;
-        }
-        loop_.tick(Some(Duration::from_millis(100))).unwrap();
-    }
 }
 
 /// Whether the kernel here carries operations of this kind out by itself.

@@ -19,6 +19,7 @@ mod messages;
 mod processes;
 mod sendfile;
 mod sockets;
+mod splice;
 mod streams;
 mod threads;
 mod timers;
@@ -112,6 +113,13 @@ const MESSAGES: &[Test] = &[
     test!(sendfile::d22_sendfile_steps),
     test!(sendfile::d22_sendfile_stalls),
     test!(sendfile::d22_sendfile_refused),
+    test!(splice::d22_splice_all).busy(),
+    test!(splice::d22_splice_each_way),
+    test!(splice::d22_splice_waits_for_either_end),
+    test!(splice::d22_splice_files_wait),
+    test!(splice::d22_splice_refused),
+    test!(splice::d14_close_under_a_splice),
+    test!(splice::c05_cancelled_splices_lose_nothing).busy().seconds(10),
     test!(messages::e01_datagrams_with_control),
     test!(messages::e07_descriptors_pass),
     test!(messages::e07_surplus_descriptors_are_closed),

@@ -1,7 +1,7 @@
 //! D22: from a file to a socket.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -17,17 +17,7 @@ fn byte(at: usize) -> u8 {
 
 /// A file without a name, of known contents.
 fn file() -> File {
-    let mut file = tempfile();
-    file.write_all(&(0..LEN).map(byte).collect::<Vec<_>>()).unwrap();
-    file.seek(SeekFrom::Start(0)).unwrap();
-    file
-}
-
-fn tempfile() -> File {
-    let path = std::env::temp_dir().join(format!("towpath-sendfile-{}", std::process::id()));
-    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-    std::fs::remove_file(path).unwrap();
-    file
+    tempfile(&(0..LEN).map(byte).collect::<Vec<_>>())
 }
 
 fn assert_is(got: &[u8], from: usize) {

@@ -38,6 +38,7 @@ impl Transcript {
         script.files();
         script.names();
         script.pipes();
+        script.splices();
         assert_eq!(loop_.in_flight(), 0);
         script.lines
     }
@@ -447,6 +448,49 @@ impl Transcript {
             self.step("close", op::close(to));
             self.step("read the end", op::read(&from, vec![0; 4]));
         }
+    }
+}
+
+impl Transcript {
+    fn splices(&mut self) {
+        let (dir, path) = self.directory();
+        let file = self.made("make a file", op::create("file").read(true).at(dir));
+        self.step("write", op::write(&file, b"0123456789".to_vec()));
+        let (out, into) = self.made("pipe", op::pipe());
+        let (a, b) = tcp();
+        self.step("file to pipe", op::splice(&file, &into, 4).from_at(3));
+        self.step("file to pipe, to its end", op::splice(&file, &into, 100).from_at(7).all(true));
+        self.step("beyond the end", op::splice(&file, &into, 4));
+        self.step("pipe to socket", op::splice(&out, &a, 100));
+        let waiting = self.loop_.start(op::splice(&out, &a, 100));
+        poke(&self.loop_);
+        self.step("write", op::write(&into, b"late".to_vec()));
+        let outcome = waiting.take().unwrap();
+        self.note("that waited", outcome);
+        self.step("recv", op::recv(&b, vec![0; 11]).all(true));
+        let waiting = self.loop_.start(op::splice(&b, &into, 100));
+        poke(&self.loop_);
+        assert!(self.loop_.cancel(waiting.id()));
+        let outcome = waiting.take().unwrap();
+        self.note("socket to pipe", outcome);
+        let waiting = self.loop_.start(op::splice(&b, &into, 7).all(true));
+        self.step("send", op::send(&a, b"two".to_vec()));
+        self.step("send", op::send(&a, b"four".to_vec()));
+        let outcome = waiting.take().unwrap();
+        self.note("all of it", outcome);
+        self.step("in time", op::splice(&b, &into, 7).timeout(Duration::from_millis(3)));
+        self.step("pipe to file", op::splice(&out, &file, 7).to_at(1).all(true));
+        self.step("in time", op::splice(&out, &file, 7).timeout(Duration::from_millis(3)));
+        self.step("read", op::read(&file, vec![0; 16]).at(0));
+        self.step("no pipe", op::splice(&file, &a, 7));
+        self.step("one pipe", op::splice(&out, &into, 7));
+        self.step("an offset in a pipe", op::splice(&out, &a, 7).from_at(0));
+        self.step("close", op::close(into));
+        self.step("the end", op::splice(&out, &file, 7));
+        let (out, into) = self.made("pipe", op::pipe());
+        self.step("close", op::close(out));
+        self.step("nobody reads", op::splice(&file, &into, 7).from_at(0));
+        std::fs::remove_dir_all(path).unwrap();
     }
 }
 

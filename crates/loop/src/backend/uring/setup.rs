@@ -176,7 +176,7 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
     let ways = std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
         (Some(opcode), _) if has(opcode.code) && since(OPERATIONS[index].kind) => Support::Native,
         (_, Elsewhere::Direct) => Support::Direct,
-        (_, Elsewhere::Ready(_) | Elsewhere::Wait) => Support::Readiness,
+        (_, Elsewhere::Ready(_) | Elsewhere::Ends | Elsewhere::Wait) => Support::Readiness,
         (_, Elsewhere::Pool) => Support::Pool,
         (_, Elsewhere::Loop) => Support::Unsupported,
     });

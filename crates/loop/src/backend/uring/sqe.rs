@@ -19,6 +19,7 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         | Request::Timer
         | Request::External
         | Request::SendFile { .. }
+        | Request::Splice { .. }
         | Request::Group(_)
         | Request::Shutdown { .. }
         | Request::Access { .. }
@@ -71,6 +72,16 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         }
         Request::SendMsg { handle, msg, flags } => {
             opcode::SendMsg::new(Fd(handle.fd), msg).flags(sending(flags) as u32).build()
+        }
+        Request::SpliceFile { from, to, args } => {
+            // SAFETY: `args` is valid by this function's contract.
+            let args = unsafe { &*args };
+            // Not to occupy a thread of the kernel's while the pipe is not ready.
+            let flags = args.flags | libc::SPLICE_F_NONBLOCK;
+            let (from_at, to_at) = (args.from_at as i64, args.to_at as i64);
+            opcode::Splice::new(Fd(from.fd), from_at, Fd(to.fd), to_at, transfer(args.len))
+                .flags(flags)
+                .build()
         }
         Request::Close { handle } => opcode::Close::new(Fd(handle.fd)).build(),
         Request::Poll { handle, events } => poll(handle.fd, events),

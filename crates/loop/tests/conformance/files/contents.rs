@@ -10,7 +10,7 @@ use towpath_loop::operation::Step;
 use towpath_loop::{File, op};
 
 use super::*;
-use crate::common::{assert_timed_out, current_loop, errno, error, poke};
+use crate::common::{assert_timed_out, complete, current_loop, errno, error, poke};
 
 /// G0: all four ways to wait, for a request with a path and for one with a buffer.
 pub fn g00_four_ways_to_wait() {

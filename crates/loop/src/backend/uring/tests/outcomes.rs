@@ -231,7 +231,7 @@ fn this_kernel_does_all_natively_that_it_does_well() {
         let expected = match row.kind {
             Kind::Nop | Kind::Timer | Kind::External | Kind::Group => Support::Unsupported,
             Kind::Shutdown => Support::Direct,
-            Kind::SendFile => Support::Readiness,
+            Kind::SendFile | Kind::Splice => Support::Readiness,
             Kind::Signal => Support::Readiness,
             _ if row.uring.is_none() => Support::Pool,
             _ => Support::Native,
