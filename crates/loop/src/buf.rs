@@ -5,7 +5,10 @@
 //! [`IoBufMut`] say which types can be a buffer, and [`IoBuf::Done`] what comes back.
 
 use std::io;
+use std::ops::RangeBounds;
 use std::sync::Arc;
+
+use crate::slice::Slice;
 
 /// Bytes at an address that does not change while the value stays where it is.
 ///
@@ -25,6 +28,32 @@ pub unsafe trait IoBuf: Sized {
     fn done(self, n: usize) -> Self::Done;
     /// Gives the buffer back after failure; `n` bytes were transferred before it.
     fn failed(self, n: usize, error: io::Error) -> Self::Error;
+
+    /// These bytes of an owned buffer, as a buffer that [gives](Slice::into_inner) the whole one back. What is borrowed is
+    /// cut with `&buf[range]`.
+    ///
+    /// ```
+    /// # use std::os::{fd::OwnedFd, unix::net::UnixStream};
+    /// # use towpath_loop::{Socket, op};
+    /// use towpath_loop::IoBuf;
+    /// # let (a, b) = UnixStream::pair()?;
+    /// # let (socket, peer) = (Socket::from(OwnedFd::from(a)), Socket::from(OwnedFd::from(b)));
+    ///
+    /// let message = b"GET /".to_vec();
+    /// let (n, sent) = op::send(&socket, message.slice(..3)).wait()?;
+    /// let (n, sent) = op::send(&socket, sent.into_inner().slice(n..)).wait()?;
+    /// assert_eq!((n, sent.into_inner()), (2, b"GET /".to_vec()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If the buffer has no such bytes, as slicing does.
+    fn slice(self, range: impl RangeBounds<usize>) -> Slice<Self>
+    where
+        Self: IoBuf<Done = (usize, Self), Error = Failed<Self>>,
+    {
+        Slice::new(self, range)
+    }
 }
 
 /// An [`IoBuf`] that may be written to.

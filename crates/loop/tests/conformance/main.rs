@@ -92,6 +92,7 @@ const SOCKETS: &[Test] = &[
     test!(sockets::d04_accept_after_reset),
     test!(sockets::d05_large_transfer_through_small_buffer).busy().seconds(20),
     test!(sockets::d06_odd_vectors).busy(),
+    test!(sockets::d06_slices_of_buffers),
     test!(sockets::d07_zero_length_receive),
     test!(sockets::d08_half_close),
     test!(sockets::d09_shutdown_flushes),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use towpath_harness::process::{self, Sysctl};
 use towpath_harness::{Rng, net, sys};
-use towpath_loop::{Loop, SockAddr, Socket, op};
+use towpath_loop::{IoBuf, Loop, Slice, SockAddr, Socket, op};
 
 use crate::common::*;
 
@@ -280,6 +280,48 @@ pub fn d06_odd_vectors() {
     // SAFETY: the mapping from above, unused from here on.
     unsafe { libc::munmap(huge.as_ptr().cast_mut().cast(), huge.len()) };
     drop(Loop::take_current());
+}
+
+/// Parts of owned buffers, each way to wait: those bytes and no others are sent or written over, and the whole comes back.
+pub fn d06_slices_of_buffers() {
+    let loop_ = current_loop();
+    let (here, there) = unix();
+    let (n, sent) = loop_.start(op::send(&here, b"0123456789".to_vec().slice(2..8))).take().unwrap().unwrap();
+    assert_eq!((n, sent.range(), &sent[..]), (6, 2..8, &b"234567"[..]));
+    let (n, got) = op::recv(&there, vec![b'.'; 8].slice(1..=3)).all(true).wait().unwrap();
+    assert_eq!((n, got.into_inner()), (3, b".234....".to_vec()));
+    // In two steps: the last byte comes later.
+    let log = Log::new();
+    let to = log.clone();
+    loop_.submit(
+        op::recv(&there, Box::<[u8]>::from([b'.'; 8]).slice(..6).slice(2..)).all(true),
+        move |_, got| {
+            let (n, got) = got.unwrap();
+            to.add((n, got.into_inner().into_inner()));
+        },
+    );
+    poke(&loop_);
+    assert_eq!(op::send(&here, sent.into_inner().slice(9..)).wait().unwrap().0, 1);
+    tick_until(&loop_, || log.len() == 1);
+    assert_eq!(log.take(), [(4, Box::<[u8]>::from(*b"..5679.."))]);
+
+    // Vectors of them, and files.
+    let parts = vec![b"abc".to_vec().slice(..1), b"abc".to_vec().slice(3..), b"abc".to_vec().slice(1..)];
+    assert_eq!(op::send_vectored(&here, parts).wait().unwrap().0, 3);
+    let (n, parts) =
+        op::recv_vectored(&there, vec![vec![b'.'; 3].slice(1..2), vec![b'.'; 3].slice(..2)]).wait().unwrap();
+    assert_eq!(n, 3);
+    let parts: Vec<_> = parts.into_iter().map(Slice::into_inner).collect();
+    assert_eq!(parts, [b".a.", b"bc."]);
+    let (read, write) = op::pipe().wait().unwrap();
+    assert_eq!(op::write(&write, b"xyz".to_vec().slice(1..)).wait().unwrap().0, 2);
+    assert_eq!(op::read(&read, [b'.'; 4].slice(1..)).wait().unwrap().1.into_inner(), *b".yz.");
+
+    // An empty part of a full buffer is empty; an error gives it back all the same.
+    assert_eq!(op::recv(&there, vec![1; 4].slice(2..2)).wait().unwrap().0, 0);
+    drop(here);
+    let failed = op::send(&there, vec![7; 4].slice(1..)).wait().unwrap_err();
+    assert_eq!(failed.buf.map(|part| (part.range(), part.into_inner())), Some((1..4, vec![7; 4])));
 }
 
 /// D7: a receive into nothing is over at once with nothing, also where nothing has come; and that is not the end.
