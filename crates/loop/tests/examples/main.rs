@@ -1,5 +1,7 @@
 //! Each example as a user would run it, on every backend, with real clients.
 
+mod files;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ fn path(name: &str) -> PathBuf {
     let path = profile.join("examples").join(name);
     assert!(
         path.exists(),
-        "{}: `cargo test` builds it, with `--test` it takes --examples too",
+        "{}: `cargo test` builds it; with `--test`, `cargo build --examples` has to do so before",
         path.display()
     );
     path
@@ -178,6 +180,10 @@ impl Files {
         files
     }
 
+    fn dir(&self) -> &Path {
+        &self.0
+    }
+
     fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().expect("a plain path").to_owned()
     }
@@ -226,6 +232,15 @@ fn main() -> ExitCode {
         test!(frames),
         test!(embed),
         test!(workers).seconds(30),
+        test!(files::cp_lengths).busy().seconds(30),
+        test!(files::cp_targets),
+        test!(files::cp_failures),
+        test!(files::cp_interrupted).busy(),
+        test!(files::cp_progress),
+        test!(files::cat_trees).busy(),
+        test!(files::cat_input),
+        test!(files::cat_broken_pipe).busy(),
+        test!(files::cat_into_itself),
         test!(custom_poller).chooses().busy(),
         test!(custom_backend).chooses().busy(),
     ];
