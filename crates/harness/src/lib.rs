@@ -37,6 +37,7 @@
 //! Environment: `TOWPATH_BACKEND` runs on that backend only; `TEST_TIMEOUT_MULT` multiplies the time limits, and
 //! what tests scale by [`timeout_mult`].
 
+pub mod allocations;
 mod checks;
 mod child;
 pub mod net;

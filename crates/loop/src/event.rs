@@ -37,7 +37,8 @@ impl Event {
         Event::default()
     }
 
-    /// Notifies: the operation that has waited longest completes, or else the next one does at once.
+    /// Notifies: the operation that has waited longest completes, or else the next one does at once. If one waits, a
+    /// message to its loop is allocated.
     pub fn notify(&self) {
         self.give(1);
     }

@@ -96,7 +96,7 @@ impl Loop {
     /// [`run`](Loop::run), never from inside this call. Owned buffers come back with the outcome.
     ///
     /// Allocates nothing while the operation and the callback fit a slot (a callback of four words always does,
-    /// beside an operation on one buffer).
+    /// beside an operation on one buffer), and no thread of the blocking pool has to carry it out.
     pub fn submit<O, F>(&self, op: O, callback: F) -> OpId
     where
         O: Detach,

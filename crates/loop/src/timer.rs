@@ -89,8 +89,11 @@ const LEVELS: usize = ((u64::BITS - TICK_BITS) / DIGIT_BITS) as usize;
 const NIL: u32 = u32::MAX;
 /// A heap with room for this many is not worth giving back.
 const HEAP_KEPT: usize = 64;
-/// The same for a list. There are some five hundred.
-const LIST_KEPT: usize = 16;
+/// So many holes are no matter, nor is so much memory in a list that was emptied. There are some five hundred.
+const HOLES: usize = 16;
+/// The memory of so many lists is kept beside those, of lists with room for so many.
+const SPARES: usize = 16;
+const LIST_KEPT: usize = 256;
 
 const fn tick(time: u64) -> u64 {
     time >> TICK_BITS
@@ -119,11 +122,11 @@ impl List {
         self.timers[at].1 = NIL;
         self.holes += 1;
         if self.holes == self.timers.len() {
-            let timers = self.take();
-            self.reuse(timers);
+            (self.holes, self.earliest) = (0, NEVER);
+            self.timers.clear();
             return true;
         }
-        if self.holes > LIST_KEPT && self.holes > self.timers.len() / 2 {
+        if self.holes > HOLES && self.holes > self.timers.len() / 2 {
             self.timers.retain(|(_, index)| *index != NIL);
             self.holes = 0;
             for (at, (_, index)) in self.timers.iter().enumerate() {
@@ -135,13 +138,31 @@ impl List {
         }
         false
     }
+}
 
-    /// Keeps the memory of what was taken out, if that is little.
-    fn reuse(&mut self, mut timers: Vec<(u64, u32)>) {
-        if timers.capacity() <= LIST_KEPT {
+/// Memory for lists that come into use as time goes on. So timers do not allocate, in whatever slots they come to lie.
+#[derive(Default)]
+struct Spare {
+    /// Of lists that were opened.
+    lists: Vec<Vec<(u64, u32)>>,
+    /// Level and slot of the last list that was emptied, and has kept its memory.
+    emptied: (u8, u8),
+}
+
+impl Spare {
+    fn keep(&mut self, mut timers: Vec<(u64, u32)>) {
+        if self.lists.len() < SPARES && timers.capacity() <= LIST_KEPT {
             timers.clear();
-            self.timers = timers;
+            self.lists.push(timers);
         }
+    }
+
+    #[cold]
+    fn find(&mut self, slots: &mut [[List; SLOTS]; LEVELS]) -> Vec<(u64, u32)> {
+        let emptied = &mut slots[self.emptied.0 as usize][self.emptied.1 as usize].timers;
+        self.lists
+            .pop()
+            .unwrap_or_else(|| if emptied.is_empty() { std::mem::take(emptied) } else { Vec::new() })
     }
 }
 
@@ -153,6 +174,7 @@ pub(crate) struct Wheel {
     /// For each level, which of its slots have a list.
     occupied: [u64; LEVELS],
     slots: Box<[[List; SLOTS]; LEVELS]>,
+    spare: Spare,
     heap: Heap,
 }
 
@@ -164,6 +186,7 @@ impl Wheel {
             armed: 0,
             occupied: [0; LEVELS],
             slots: Box::new([const { [const { List::EMPTY }; SLOTS] }; LEVELS]),
+            spare: Spare::default(),
             heap: Heap::default(),
         }
     }
@@ -203,7 +226,12 @@ impl Wheel {
             Place::Never => {}
             Place::Heap => self.heap.remove(nodes, at),
             Place::Slot(level, slot) => {
-                if self.slots[level as usize][slot as usize].punch(nodes, at) {
+                let list = &mut self.slots[level as usize][slot as usize];
+                if list.punch(nodes, at) {
+                    self.spare.emptied = (level, slot);
+                    if list.timers.capacity() > HOLES {
+                        self.spare.keep(list.take());
+                    }
                     self.occupied[level as usize] &= !(1 << slot);
                 }
             }
@@ -272,7 +300,7 @@ impl Wheel {
                 self.place(nodes, *index, *deadline);
             }
         }
-        self.slots[level][slot].reuse(timers);
+        self.spare.keep(timers);
         true
     }
 
@@ -285,6 +313,9 @@ impl Wheel {
         // Not zero, so there is a highest bit; at most 48 bits long, so there is a level.
         let level = ((at ^ self.cursor).ilog2() / DIGIT_BITS) as usize;
         let slot = (at >> (level as u32 * DIGIT_BITS)) as usize % SLOTS;
+        if self.slots[level][slot].timers.capacity() == 0 {
+            self.slots[level][slot].timers = self.spare.find(&mut self.slots);
+        }
         let list = &mut self.slots[level][slot];
         list.earliest = list.earliest.min(deadline);
         self.occupied[level] |= 1 << slot;
