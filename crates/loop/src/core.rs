@@ -135,14 +135,17 @@ impl Core {
                 // These are held back, or wait some other way, which takes a slot.
                 Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
                 Some(result) if is_unwatchable(request, result) => {}
-                // SAFETY: as above.
-                Some(result @ 1..) if all && unsafe { advance(request, result as usize) } => {
-                    progress = result as usize;
-                }
                 Some(result) => {
-                    self.stats.submitted += 1;
-                    self.stats.completed += 1;
-                    return Err(Outcome { result, progress: 0 });
+                    let mut rest = false;
+                    if all && result > 0 {
+                        // SAFETY: as above.
+                        (progress, rest) = unsafe { advance(request, result as usize) };
+                    }
+                    if !rest {
+                        self.stats.submitted += 1;
+                        self.stats.completed += 1;
+                        return Err(Outcome { result: if progress > 0 { 0 } else { result }, progress });
+                    }
                 }
                 None => tried = true,
             }
@@ -450,9 +453,9 @@ impl Core {
                 && result > 0
                 && matches!(slot.phase, Phase::Ready | Phase::Starting | Phase::Backend)
             {
-                slot.progress += result as usize;
                 // SAFETY: the request's pointers are valid for as long as the operation is not settled.
-                let rest = unsafe { advance(&mut slot.request, result as usize) };
+                let (moved, rest) = unsafe { advance(&mut slot.request, result as usize) };
+                slot.progress += moved;
                 if rest && !ended {
                     slot.flags.pooled = false;
                     result = dispatch(&mut *self.backend, &mut self.offload, id, slot, false)?;
@@ -583,72 +586,72 @@ fn readiness_of(request: &Request) -> Request {
     Request::Poll { handle, events: direction.events() }
 }
 
-/// Moves a transfer's request past the `n` bytes that are done. False if nothing is left.
+/// Moves a transfer's request past the `n` bytes that are done. How many it was moved by, and whether anything is left.
+///
+/// A receive may report more than it had room for (`MSG_TRUNC`): then it has filled its buffer.
 ///
 /// # Safety
 /// The request's pointers are valid.
-unsafe fn advance(request: &mut Request, n: usize) -> bool {
+unsafe fn advance(request: &mut Request, n: usize) -> (usize, bool) {
+    /// Shortens what is left by as much of `n` as there is.
+    fn shorten(left: &mut usize, n: usize) -> usize {
+        let moved = n.min(*left);
+        *left -= moved;
+        moved
+    }
+    fn shift(offset: &mut u64, n: usize) {
+        if *offset != CURSOR {
+            *offset += n as u64;
+        }
+    }
     match request {
         Request::Recv { buf, len, .. } => {
-            debug_assert!(n <= *len);
-            // SAFETY: the kernel transferred `n` of the `len` bytes at `buf`.
-            *buf = unsafe { buf.add(n) };
-            *len -= n;
-            *len > 0
+            let moved = shorten(len, n);
+            // SAFETY: `moved` of the bytes that were at `buf` are done.
+            *buf = unsafe { buf.add(moved) };
+            (moved, *len > 0)
         }
         Request::Send { buf, len, .. } => {
-            debug_assert!(n <= *len);
-            // SAFETY: the kernel transferred `n` of the `len` bytes at `buf`.
-            *buf = unsafe { buf.add(n) };
-            *len -= n;
-            *len > 0
+            let moved = shorten(len, n);
+            // SAFETY: as above.
+            *buf = unsafe { buf.add(moved) };
+            (moved, *len > 0)
         }
         Request::Read { vectors, at, .. }
         | Request::Write { vectors, at, .. }
         | Request::ReadStream { vectors, at, .. }
         | Request::WriteStream { vectors, at, .. } => {
-            if *at != CURSOR {
-                *at += n as u64;
-            }
             // SAFETY: an `all` transfer has one vector, in the operation, and the kernel is done with it.
             let vector = unsafe { &mut **vectors };
-            debug_assert!(n <= vector.iov_len);
-            // SAFETY: the kernel transferred `n` of its bytes.
-            vector.iov_base = unsafe { vector.iov_base.add(n) };
-            vector.iov_len -= n;
-            vector.iov_len > 0
+            let moved = shorten(&mut vector.iov_len, n);
+            shift(at, moved);
+            // SAFETY: as above.
+            vector.iov_base = unsafe { vector.iov_base.add(moved) };
+            (moved, vector.iov_len > 0)
         }
         Request::SendFile { at, len, .. } => {
-            if *at != CURSOR {
-                *at += n as u64;
-            }
-            *len -= n;
-            *len > 0
+            let moved = shorten(len, n);
+            shift(at, moved);
+            (moved, *len > 0)
         }
         Request::Splice { args, .. } | Request::SpliceFile { args, .. } => {
             // SAFETY: the arguments are the operation's own, and nobody carries it out now.
             let args = unsafe { &mut **args };
-            for at in [&mut args.from_at, &mut args.to_at] {
-                if *at != CURSOR {
-                    *at += n as u64;
-                }
-            }
-            args.len -= n;
+            let moved = shorten(&mut args.len, n);
+            shift(&mut args.from_at, moved);
+            shift(&mut args.to_at, moved);
             args.wait.vain = 0;
-            args.len > 0
+            (moved, args.len > 0)
         }
         Request::CopyRange { args } => {
             // SAFETY: the arguments are the operation's own, and nobody carries it out now.
             let args = unsafe { &mut **args };
-            for at in [&mut args.from_at, &mut args.to_at] {
-                if *at != CURSOR {
-                    *at += n as u64;
-                }
-            }
-            args.len -= n;
-            args.len > 0
+            let moved = shorten(&mut args.len, n);
+            shift(&mut args.from_at, moved);
+            shift(&mut args.to_at, moved);
+            (moved, args.len > 0)
         }
-        _ => false,
+        _ => (n, false),
     }
 }
 

@@ -308,7 +308,7 @@ impl Core {
             let index = index as usize;
             let slot = self.slots.at(id.index);
             // SAFETY: its value has not been taken out, so what the request points to is there.
-            let short = slot.flags.extent == Extent::All && unsafe { advance(&mut slot.request, 0) };
+            let short = slot.flags.extent == Extent::All && unsafe { advance(&mut slot.request, 0) }.1;
             self.slots.vacate(id);
             let head = head(group);
             let member = head.member_mut(index);

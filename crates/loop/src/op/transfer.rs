@@ -37,7 +37,8 @@ macro_rules! transfer {
                 self
             }
 
-            /// The flags (`MSG_*`) of the system call.
+            /// The flags (`MSG_*`) of the system call. With `MSG_TRUNC` a receive may tell of more bytes than the buffer has
+            /// room for, which are gone; with [`all`](Self::all) it counts those that it has.
             pub fn flags(mut self, flags: i32) -> Self {
                 self.flags = flags;
                 self

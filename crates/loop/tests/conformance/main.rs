@@ -122,6 +122,7 @@ const MESSAGES: &[Test] = &[
     test!(splice::d14_close_under_a_splice),
     test!(splice::c05_cancelled_splices_lose_nothing).busy().seconds(10),
     test!(messages::e01_datagrams_with_control),
+    test!(messages::e01_lengths_beyond_the_buffer),
     test!(messages::e07_descriptors_pass),
     test!(messages::e07_surplus_descriptors_are_closed),
     test!(messages::e07_unwanted_descriptors_are_closed).busy(),

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use towpath_loop::op::{self, Control, Credentials};
-use towpath_loop::{SockAddr, Socket};
+use towpath_loop::{IoBuf, Slice, SockAddr, Socket};
 
 use crate::common::*;
 
@@ -228,4 +228,39 @@ pub fn e01_datagrams_with_control() {
         assert_eq!(got.received, expected);
     }
     assert_eq!(&buf[..4], b"next");
+}
+
+/// E1: a datagram longer than there is room for. `MSG_TRUNC` tells its length, which no more bytes follow from.
+pub fn e01_lengths_beyond_the_buffer() {
+    let loop_ = current_loop();
+    let (here, there) = pair(libc::SOCK_DGRAM);
+    let send = || assert_eq!(op::send(&here, &[1; 100]).wait().unwrap(), 100);
+    let recv = |all: bool| {
+        let buf = vec![CANARY; 1024].slice(8..12);
+        op::recv(&there, buf).flags(libc::MSG_TRUNC).all(all)
+    };
+    let check = |n: usize, slice: Slice<Vec<u8>>, expected: usize| {
+        let whole = slice.into_inner();
+        assert_eq!((n, &whole[8..12]), (expected, &[1; 4][..]));
+        assert!(whole[..8].iter().chain(&whole[12..]).all(|byte| *byte == CANARY), "beyond the buffer");
+    };
+    for (all, expected) in [(false, 100), (true, 4)] {
+        for waits in [false, true] {
+            // A second one is there, for whoever asks for more.
+            let mut ticket = None;
+            if waits {
+                ticket = Some(loop_.start(recv(all)));
+                poke(&loop_);
+            }
+            send();
+            send();
+            let (n, slice) = match ticket {
+                Some(ticket) => ticket.take().unwrap().unwrap(),
+                None => loop_.start(recv(all)).take().unwrap().unwrap(),
+            };
+            check(n, slice, expected);
+            let (n, slice) = recv(all).wait().unwrap();
+            check(n, slice, expected);
+        }
+    }
 }
