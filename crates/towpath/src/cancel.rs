@@ -173,13 +173,26 @@ fn is_mine(scope: &Scope, task: &Header) -> bool {
     !outside
 }
 
-/// A timer that sets a flag in a frame and wakes the task; removed before the frame goes.
-struct Alarm {
+/// A timer that wakes the task; removed when it is dropped.
+pub(crate) struct Alarm {
     loop_: Loop,
     id: OpId,
 }
 
 impl Alarm {
+    /// Wakes the task that runs at that time, if there is one; a thread sees to its time itself.
+    #[inline(always)]
+    pub(crate) fn wake_at(at: Instant, task: &Header) -> Option<Alarm> {
+        if at == Instant::NEVER || !task.has_stack() {
+            return None;
+        }
+        let loop_ = Loop::current().expect("a task runs on a worker, which has a loop");
+        let task = task.to_ref();
+        let id = loop_.submit(op::timer_at(at), move |_, _| task.wake());
+        Some(Alarm { loop_, id })
+    }
+
+    /// Sets a flag in the caller's frame as well, which drops the alarm before it goes.
     fn arm(at: Instant, fired: &Cell<bool>, task: &Header) -> io::Result<Alarm> {
         let loop_ = Loop::current()?;
         let flag: *const Cell<bool> = fired;

@@ -35,6 +35,43 @@ pub(crate) fn current() -> TaskRef {
     }
 }
 
+/// The task that runs, or this thread in its role: what [`current`] gives, uncounted where it is a task.
+pub(crate) enum Current {
+    Task(NonNull<Header>),
+    Thread(TaskRef),
+}
+
+impl Current {
+    /// # Safety
+    /// It is used by the task's own frames only, as the reference of [`running`].
+    #[inline(always)]
+    pub(crate) unsafe fn get() -> Current {
+        match NonNull::new(TASK.get().cast_mut()) {
+            Some(task) => Current::Task(task),
+            None => Current::Thread(current()),
+        }
+    }
+}
+
+impl std::ops::Deref for Current {
+    type Target = Header;
+    #[inline(always)]
+    fn deref(&self) -> &Header {
+        match self {
+            // SAFETY: it runs, or waits in the frame that has this.
+            Current::Task(task) => unsafe { task.as_ref() },
+            Current::Thread(task) => task,
+        }
+    }
+}
+
+/// Whether this thread is the worker that a task lives on.
+#[inline(always)]
+pub(crate) fn is_home_of(task: &Header) -> bool {
+    // SAFETY: as in `with_worker`.
+    unsafe { WORKER.get().as_ref() }.is_some_and(|worker| task.lives_in(&worker.mailbox))
+}
+
 /// The current task, if one with a stack of its own is running.
 ///
 /// No closure is called with it, here and below: that would be one more frame around a switch, see [`suspend`].
@@ -131,6 +168,7 @@ pub(crate) fn set_task(task: *const Header) -> *const Header {
 
 /// Waits until `ready`, giving way to others meanwhile; false if it was cancelled first (where `cancellable`) or
 /// `until` has passed.
+#[inline(always)]
 pub(crate) fn wait_until(
     task: &Header,
     until: Instant,
@@ -155,6 +193,7 @@ pub(crate) fn wait_until(
 }
 
 /// Sleeps until woken, or at most until `until`; for a task, the caller has arranged to be woken then.
+#[inline(always)]
 fn pause(task: &Header, until: Instant) {
     if task.has_stack() {
         suspend(task);

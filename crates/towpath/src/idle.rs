@@ -7,7 +7,7 @@
 //!
 //! Of two that do this at the same time, at least one sees the other: no task stays queued while all sleep.
 
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::std_or_loom::atomic::{AtomicU64, Ordering, fence};
 
 /// More workers than bits in the mask would not all be woken.
 pub(crate) const WORKERS_MAX: usize = 64;
@@ -94,7 +94,7 @@ mod models {
 
     use super::*;
     use crate::mail::Mailbox;
-    use crate::sync::model::{check, mailbox};
+    use crate::std_or_loom::model::{check, mailbox};
     use crate::task::TaskRef;
 
     struct Workers {

@@ -1,7 +1,7 @@
 //! Where a task's end meets whoever joins it: finished, awaited, given up, in any order and on any threads.
 
-use crate::sync::UnsafeCell;
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::std_or_loom::UnsafeCell;
+use crate::std_or_loom::atomic::{AtomicU8, Ordering};
 use crate::task::TaskRef;
 
 /// The result is there.
@@ -80,7 +80,7 @@ impl JoinCell {
 mod models {
     use loom::thread;
 
-    use crate::sync::model::{Value, check, mailbox, read, settled, value};
+    use crate::std_or_loom::model::{Value, check, mailbox, read, settled, value};
     use crate::task::TaskRef;
     use crate::thread::JoinHandle;
 

@@ -38,11 +38,13 @@ mod mail;
 pub mod net;
 mod runtime;
 mod signals;
+mod std_or_loom;
 mod steal;
-mod sync;
+pub mod sync;
 mod task;
 pub mod thread;
 pub mod time;
+mod wait;
 mod watchdog;
 mod worker;
 

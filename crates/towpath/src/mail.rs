@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
 use std::sync::PoisonError;
 
+use crate::std_or_loom::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::std_or_loom::{Mutex, Remote};
 use crate::steal::Queue;
-use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::{Mutex, Remote};
 use crate::task::{Header, TaskRef};
 
 /// What other threads may reach of a worker.
@@ -318,7 +318,7 @@ mod models {
     use loom::thread;
 
     use super::*;
-    use crate::sync::model::{check, mailbox, read, settled, value};
+    use crate::std_or_loom::model::{check, mailbox, read, settled, value};
     use crate::task::Options;
 
     /// `wakers` of each of `tasks` leave it news, which is no more than a count, and make it ready. The worker looks

@@ -3,7 +3,7 @@
 //! Both are in one word, so that one read-modify-write settles against all of them where the task can be reached from
 //! then on: see [`Signals::settle`].
 
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::std_or_loom::atomic::{AtomicU8, Ordering};
 
 /// The park token: at most one permission to go on, whoever puts it.
 const TOKEN: u8 = 1;
@@ -56,7 +56,7 @@ mod models {
     use loom::thread;
 
     use crate::mail::Mailbox;
-    use crate::sync::model::{check, mailbox, settled};
+    use crate::std_or_loom::model::{check, mailbox, settled};
     use crate::task::{Header, TaskRef};
 
     /// What a worker with one task does, whose body is `until condition() { pause() }`: it looks when it is resumed,

@@ -14,9 +14,9 @@
 
 use std::ptr;
 
-use crate::sync::UnsafeCell;
-use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::store_and_fence;
+use crate::std_or_loom::UnsafeCell;
+use crate::std_or_loom::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::std_or_loom::store_and_fence;
 use crate::task::{Header, TaskRef};
 
 /// The size of a queue's first ring.
@@ -284,7 +284,7 @@ mod models {
     use loom::thread;
 
     use super::*;
-    use crate::sync::model::{check, read, value};
+    use crate::std_or_loom::model::{check, read, value};
     use crate::task::Options;
 
     /// A task whose closure and result loom watches, and that counts its starts.

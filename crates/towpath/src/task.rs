@@ -29,7 +29,7 @@ use crate::cells;
 use crate::context;
 use crate::join::JoinCell;
 use crate::signals::Signals;
-use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
+use crate::std_or_loom::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
 use crate::worker::{self, Mailbox};
 
 /// What the scheduler and other threads know of a task.
@@ -394,6 +394,12 @@ impl Header {
         debug_assert!(self.home.load(Ordering::Relaxed).is_null(), "a task starts once");
         self.home.store(Arc::into_raw(home).cast_mut(), Ordering::Release);
         self.signals.settle();
+    }
+
+    /// Whether it has its home there.
+    #[inline]
+    pub(crate) fn lives_in(&self, mailbox: &Mailbox) -> bool {
+        ptr::eq(self.home.load(Ordering::Relaxed), mailbox)
     }
 
     /// Before a thread waits for its loop: a cancel from now on ends the wait.

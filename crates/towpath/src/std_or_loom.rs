@@ -24,6 +24,29 @@ pub(crate) fn store_and_fence(place: &atomic::AtomicUsize, value: usize) {
     }
 }
 
+/// Locks what protects a few links and words: nothing in there panics, or waits.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> impl std::ops::DerefMut<Target = T> + '_ {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Lets other threads run.
+pub(crate) fn yield_thread() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+}
+
+/// A function that is `const`, but under loom, whose types cannot be made in constants.
+macro_rules! const_fn {
+    ($(#[$meta:meta])* $vis:vis const fn $($rest:tt)*) => {
+        $(#[$meta])* #[cfg(not(loom))] $vis const fn $($rest)*
+        $(#[$meta])* #[cfg(loom)] $vis fn $($rest)*
+    };
+}
+pub(crate) use const_fn;
+
 /// What wakes a worker; in a model that is a flag.
 #[cfg(all(test, loom))]
 pub(crate) use model::Bell as Remote;
@@ -36,8 +59,14 @@ pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
 #[cfg(not(loom))]
 impl<T> UnsafeCell<T> {
-    pub(crate) fn new(value: T) -> UnsafeCell<T> {
+    pub(crate) const fn new(value: T) -> UnsafeCell<T> {
         UnsafeCell(std::cell::UnsafeCell::new(value))
+    }
+
+    /// Calls `f` with the place. To read it the caller must know that nobody writes it meanwhile.
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        f(self.0.get())
     }
 
     /// Calls `f` with the place. To use it the caller must know that nobody else does meanwhile.
@@ -63,6 +92,11 @@ pub(crate) mod model {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = preemptions.into();
         builder.check(body);
+    }
+
+    /// Polls a future once, with a waker that wakes nobody.
+    pub(crate) fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+        future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
     }
 
     /// The doorbell of a loop: stays rung until somebody has waited for it. It counts how often it is rung.

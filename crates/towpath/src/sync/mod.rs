@@ -1,0 +1,23 @@
+//! Synchronisation between tasks, plain threads and futures, in any mixture.
+//!
+//! [`Mutex`] and its kin have the names, signatures and documented behaviour of `std::sync`; what waits is the task, though,
+//! and the thread below it goes on with others. On a plain thread the same call blocks the thread, and each has a form for
+//! futures, whose name ends in `_async`, that any executor can poll. Waiting allocates nothing.
+//!
+//! # Cancellation and time
+//!
+//! Where a signature has room to say so, a wait ends with an error when its task is cancelled, when the time of a
+//! [`timeout`](crate::time::timeout) around it is over, or its own: the forms whose name ends in `_timeout`. Nothing is lost
+//! by that: a lock, permit or item that came at the same moment is taken, or goes to the next in the queue. Where there is no
+//! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
+
+mod event;
+mod mutex;
+mod poison;
+mod semaphore;
+
+pub use event::Event;
+pub use mutex::{Mutex, MutexGuard};
+pub use poison::LockTimeoutError;
+pub use semaphore::{Semaphore, SemaphorePermit};
+pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak, atomic};

@@ -1,0 +1,449 @@
+//! A lock that one has at a time.
+//!
+//! One word says whether it is locked and whether somebody waits; who waits is in a queue. An unlock wakes the first, which
+//! has to take the lock for itself: whoever runs just then may come before it, which is what makes short critical sections
+//! cheap. One who was woken and found the lock taken goes back to the front, and the next unlock leaves the lock locked and
+//! hands it over.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
+use std::time::Duration;
+
+use super::LockTimeoutError;
+use super::poison::{Flag, Taken};
+use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
+use crate::std_or_loom::{self, const_fn};
+use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, block};
+
+const LOCKED: usize = 1;
+/// Somebody is in the queue, or was when its lock was last held.
+const AWAITED: usize = 2;
+
+/// The lock without what it protects.
+pub(super) struct RawMutex {
+    state: AtomicUsize,
+    queue: std_or_loom::Mutex<Queue<Turn>>,
+}
+
+/// What a node says of its waiter.
+pub(super) struct Turn {
+    /// It was woken before, and found the lock taken.
+    overtaken: bool,
+    /// It has been handed the lock.
+    owner: bool,
+}
+
+impl RawMutex {
+    const_fn! {
+        pub(super) const fn new() -> RawMutex {
+            RawMutex { state: AtomicUsize::new(0), queue: std_or_loom::Mutex::new(Queue::new()) }
+        }
+    }
+
+    #[inline]
+    pub(super) fn try_lock(&self) -> bool {
+        let mut state = self.state.load(Ordering::Relaxed);
+        while state & LOCKED == 0 {
+            let locked = state | LOCKED;
+            match self.state.compare_exchange_weak(state, locked, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+        false
+    }
+
+    /// # Safety
+    /// The caller has it locked.
+    #[inline]
+    pub(super) unsafe fn unlock(&self) {
+        if self.state.compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.unlock_for_another();
+        }
+    }
+
+    #[cold]
+    fn unlock_for_another(&self) {
+        let mut queue = std_or_loom::lock(&self.queue);
+        // While it is locked and the queue is, nobody else writes the state. And nobody who has been claimed may find it
+        // locked once more by whoever unlocks.
+        let wake = match queue.claim() {
+            None => {
+                self.state.store(0, Ordering::Release);
+                None
+            }
+            Some(mut next) => {
+                let turn = next.data();
+                turn.owner = turn.overtaken;
+                let locked = if turn.owner { LOCKED } else { 0 };
+                let awaited = if next.is_last() { 0 } else { AWAITED };
+                self.state.store(locked | awaited, Ordering::Release);
+                Some(next.complete())
+            }
+        };
+        drop(queue);
+        if let Some(wake) = wake {
+            wake.wake();
+        }
+    }
+
+    #[inline]
+    pub(super) fn locking(&self) -> Locking<'_> {
+        Locking { mutex: self, node: Node::new(Turn { overtaken: false, owner: false }) }
+    }
+}
+
+/// Waits for the lock.
+pub(super) struct Locking<'a> {
+    mutex: &'a RawMutex,
+    node: Node<Turn>,
+}
+
+// SAFETY: `leave` takes the node out; a claim has taken it out before.
+unsafe impl Arm for Locking<'_> {
+    type Output = ();
+
+    #[inline]
+    fn attempt(&mut self) -> Option<()> {
+        self.mutex.try_lock().then_some(())
+    }
+
+    unsafe fn enter(&mut self, waiter: &Waiter, index: usize, alone: bool) -> Entered<()> {
+        let mut queue = std_or_loom::lock(&self.mutex.queue);
+        let mut state = self.mutex.state.load(Ordering::Relaxed);
+        loop {
+            let (new, free) =
+                (state | if state & LOCKED == 0 { LOCKED } else { AWAITED }, state & LOCKED == 0);
+            if free && !alone {
+                return Entered::Ready;
+            }
+            if new != state
+                && let Err(now) =
+                    self.mutex.state.compare_exchange_weak(state, new, Ordering::Acquire, Ordering::Relaxed)
+            {
+                state = now;
+                continue;
+            }
+            if free {
+                return Entered::Done(());
+            }
+            break;
+        }
+        let overtaken = self.node.data().overtaken;
+        // SAFETY: passed on to the caller.
+        unsafe { queue.push(&self.node, waiter, index, overtaken) };
+        Entered::Queued
+    }
+
+    fn leave(&mut self) {
+        std_or_loom::lock(&self.mutex.queue).remove(&self.node);
+    }
+
+    fn finish(&mut self) -> Option<()> {
+        let turn = self.node.data();
+        if turn.owner {
+            return Some(());
+        }
+        turn.overtaken = true;
+        None
+    }
+
+    fn give_back(&mut self, (): ()) {
+        // SAFETY: it was given to this arm.
+        unsafe { self.mutex.unlock() }
+    }
+}
+
+/// A mutual exclusion primitive, as `std::sync::Mutex`: tasks, threads and futures that wait for it take turns.
+///
+/// It is poisoned by a panic of whoever has it locked, as `std`'s is. A guard stays with its thread, as it does there,
+/// so that it may be held while its task waits for something else; the others then wait for it, and their threads go on
+/// with other tasks. A task that locks what it has locked itself waits for ever.
+///
+/// # Fairness
+/// One who comes along while the lock is free takes it, also while others wait: that keeps short critical sections cheap. One
+/// who waits is overtaken in this way at most once after it has been woken: the next unlock gives it the lock. Otherwise they
+/// are served in the order in which they came.
+///
+/// # Memory
+/// Two machine words, a flag and a small lock beside the value. Waiting allocates nothing.
+///
+/// ```
+/// use towpath::sync::{Arc, Mutex};
+/// use towpath::thread;
+///
+/// let total = Arc::new(Mutex::new(0));
+/// let adders: Vec<_> = (1..=4)
+///     .map(|n| {
+///         let total = total.clone();
+///         thread::spawn(move || *total.lock().unwrap() += n)
+///     })
+///     .collect();
+/// adders.into_iter().for_each(|adder| adder.join().unwrap());
+/// assert_eq!(*total.lock().unwrap(), 10);
+/// ```
+pub struct Mutex<T: ?Sized> {
+    raw: RawMutex,
+    poison: Flag,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: who has it locked is the only one who reaches the value; that can be any thread, hence `T: Send`.
+unsafe impl<T: ?Sized + Send> Send for Mutex<T> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
+impl<T: ?Sized> UnwindSafe for Mutex<T> {}
+impl<T: ?Sized> RefUnwindSafe for Mutex<T> {}
+
+/// The lock, held until this is dropped.
+#[must_use = "if unused the Mutex will immediately unlock"]
+pub struct MutexGuard<'a, T: ?Sized> {
+    mutex: &'a Mutex<T>,
+    taken: Taken,
+    /// Not `Send`, as `std`'s.
+    _thread: PhantomData<*const ()>,
+}
+
+// SAFETY: sharing it shares `&T`.
+unsafe impl<T: ?Sized + Sync> Sync for MutexGuard<'_, T> {}
+
+impl<T> Mutex<T> {
+    const_fn! {
+        /// A lock that nobody has.
+        #[inline]
+        pub const fn new(value: T) -> Mutex<T> {
+            Mutex { raw: RawMutex::new(), poison: Flag::new(), value: UnsafeCell::new(value) }
+        }
+    }
+
+    /// The value, without the lock.
+    ///
+    /// # Errors
+    /// With the value, if the lock is poisoned.
+    pub fn into_inner(self) -> LockResult<T> {
+        let poisoned = self.poison.get();
+        let value = self.value.into_inner();
+        if poisoned { Err(PoisonError::new(value)) } else { Ok(value) }
+    }
+}
+
+impl<T: ?Sized> Mutex<T> {
+    /// Locks it, waiting until it is free. Not cancellable: see [`lock_timeout`](Mutex::lock_timeout) for what is.
+    ///
+    /// # Errors
+    /// With the guard, if somebody has panicked with it locked.
+    #[inline]
+    pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        if !self.raw.try_lock() {
+            let locked = block(&mut self.raw.locking(), Limit::STUBBORN);
+            debug_assert!(locked.is_ok());
+        }
+        self.guard()
+    }
+
+    /// Locks it, if it is free.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it is locked; with the guard, if it is poisoned.
+    #[inline]
+    pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+        if self.raw.try_lock() { Ok(self.guard()?) } else { Err(TryLockError::WouldBlock) }
+    }
+
+    /// Locks it, waiting at most for `limit`.
+    ///
+    /// Cancel-safe: one who gives up never has the lock, and holds nobody up.
+    ///
+    /// # Errors
+    /// If it was not free in time, or the task is cancelled; with the guard, if it is poisoned.
+    pub fn lock_timeout(
+        &self,
+        limit: Duration,
+    ) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
+        LockTimeoutError::result(block(&mut self.raw.locking(), Limit::after(limit)).map(|()| self.guard()))
+    }
+
+    /// Locks it, as a future. The guard is not `Send`.
+    ///
+    /// Cancel-safe: dropped, the future leaves the queue.
+    ///
+    /// # Errors
+    /// With the guard, if it is poisoned.
+    pub async fn lock_async(&self) -> LockResult<MutexGuard<'_, T>> {
+        Waiting::new(self.raw.locking()).await;
+        self.guard()
+    }
+
+    /// It is locked.
+    #[inline]
+    fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
+        self.poison.guard(|taken| MutexGuard { mutex: self, taken, _thread: PhantomData })
+    }
+
+    /// Whether somebody has panicked with it locked.
+    pub fn is_poisoned(&self) -> bool {
+        self.poison.get()
+    }
+
+    /// It is sound again.
+    pub fn clear_poison(&self) {
+        self.poison.clear();
+    }
+
+    /// The value: nobody else can have it locked.
+    ///
+    /// # Errors
+    /// With the value, if the lock is poisoned.
+    pub fn get_mut(&mut self) -> LockResult<&mut T> {
+        let poisoned = self.poison.get();
+        let value = self.value.get_mut();
+        if poisoned { Err(PoisonError::new(value)) } else { Ok(value) }
+    }
+}
+
+impl<T: ?Sized> Deref for MutexGuard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: locked.
+        unsafe { &*self.mutex.value.get() }
+    }
+}
+
+impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: locked, by this guard, which the caller has alone.
+        unsafe { &mut *self.mutex.value.get() }
+    }
+}
+
+impl<T: ?Sized> Drop for MutexGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.mutex.poison.done(&self.taken);
+        // SAFETY: this guard has it locked.
+        unsafe { self.mutex.raw.unlock() }
+    }
+}
+
+impl<T> From<T> for Mutex<T> {
+    fn from(value: T) -> Mutex<T> {
+        Mutex::new(value)
+    }
+}
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Mutex<T> {
+        Mutex::new(T::default())
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("Mutex");
+        match self.try_lock() {
+            Ok(guard) => f.field("data", &&*guard),
+            Err(TryLockError::Poisoned(error)) => f.field("data", &&**error.get_ref()),
+            Err(TryLockError::WouldBlock) => f.field("data", &format_args!("<locked>")),
+        };
+        f.field("poisoned", &self.poison.get()).finish_non_exhaustive()
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: ?Sized + fmt::Display> fmt::Display for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::cell::UnsafeCell;
+    use loom::future::block_on;
+    use loom::thread;
+
+    use super::*;
+    use crate::std_or_loom::model::{check, poll_once};
+
+    /// A lock, and what it protects, which loom watches.
+    struct Counter {
+        lock: Mutex<()>,
+        value: UnsafeCell<usize>,
+    }
+
+    impl Counter {
+        fn new() -> Arc<Counter> {
+            Arc::new(Counter { lock: Mutex::new(()), value: UnsafeCell::new(0) })
+        }
+
+        fn add(&self) {
+            // SAFETY: called with the lock.
+            self.value.with_mut(|value| unsafe { *value += 1 });
+        }
+
+        fn value(&self) -> usize {
+            let _guard = self.lock.try_lock().expect("free in the end");
+            // SAFETY: the lock is held.
+            self.value.with(|value| unsafe { *value })
+        }
+    }
+
+    fn adder(counter: &Arc<Counter>) -> thread::JoinHandle<()> {
+        let counter = counter.clone();
+        thread::spawn(move || {
+            let guard = block_on(counter.lock.lock_async()).unwrap();
+            counter.add();
+            drop(guard);
+        })
+    }
+
+    #[test]
+    fn loom_one_at_a_time_and_nobody_is_forgotten() {
+        check(3, || {
+            let counter = Counter::new();
+            let others = [(); 2].map(|()| adder(&counter));
+            let guard = block_on(counter.lock.lock_async()).unwrap();
+            counter.add();
+            drop(guard);
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!(counter.value(), 3);
+        });
+    }
+
+    /// One who gives up at any moment: as it is woken, handed the lock, or before.
+    #[test]
+    fn loom_one_who_gives_up_holds_nobody_up() {
+        check(3, || {
+            let counter = Counter::new();
+            let guard = counter.lock.try_lock().unwrap();
+            let quitter = thread::spawn({
+                let counter = counter.clone();
+                move || {
+                    let mut waiting = Box::pin(counter.lock.lock_async());
+                    let std::task::Poll::Ready(guard) = poll_once(waiting.as_mut()) else { return 0 };
+                    counter.add();
+                    drop(guard);
+                    1
+                }
+            });
+            let other = adder(&counter);
+            drop(guard);
+            other.join().unwrap();
+            let added = quitter.join().unwrap();
+            assert_eq!(counter.value(), 1 + added);
+        });
+    }
+}

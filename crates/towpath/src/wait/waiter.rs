@@ -1,0 +1,209 @@
+//! The one who waits: claimed at most once, then woken.
+
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::task;
+
+use towpath_loop::Instant;
+
+use crate::context;
+use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
+use crate::std_or_loom::{Mutex, lock};
+use crate::task::{Header, TaskRef};
+use crate::worker::Worker;
+
+const WAITING: usize = 0;
+/// It gave up.
+const GONE: usize = 1;
+/// Somebody is writing what it gets.
+const CLAIMED: usize = 2;
+/// It has been given what it gets.
+const DONE: usize = 3;
+/// The rest of the state, above these: which arm was claimed.
+const KINDS: usize = 4;
+
+/// Who waits. In the frame or the future that waits, and alive until its nodes have left their queues.
+pub(crate) struct Waiter {
+    state: AtomicUsize,
+    who: Who,
+}
+
+enum Who {
+    /// A task, or a thread in the role of one, which lives while it waits.
+    Task(NonNull<Header>),
+    Future(Mutex<Option<task::Waker>>),
+}
+
+// SAFETY: a header may be shared between threads.
+unsafe impl Send for Waiter {}
+// SAFETY: as above.
+unsafe impl Sync for Waiter {}
+
+impl Waiter {
+    /// For the task or thread that calls, which must be `task`.
+    #[inline]
+    pub(crate) fn of(task: &Header) -> Waiter {
+        Waiter { state: AtomicUsize::new(WAITING), who: Who::Task(NonNull::from(task)) }
+    }
+
+    /// For a future, to be polled before it can be woken.
+    pub(crate) fn future(waker: &task::Waker) -> Waiter {
+        Waiter { state: AtomicUsize::new(WAITING), who: Who::Future(Mutex::new(Some(waker.clone()))) }
+    }
+
+    /// Claims it for one of its arms. If this succeeds the caller must [`complete`](Waiter::complete) it soon, without
+    /// waiting for anything.
+    #[inline]
+    pub(crate) fn claim(&self, index: usize) -> bool {
+        let claimed = index * KINDS + CLAIMED;
+        // Acquire: what the waiter wrote into its nodes is read next. (They were queued under a lock; a claim from elsewhere
+        // may not have that.)
+        self.state.compare_exchange(WAITING, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// It has been given what it gets. It may be gone when this returns; what is returned must be woken, after the caller
+    /// has let go of its locks.
+    #[inline]
+    pub(crate) fn complete(&self) -> Wake {
+        let wake = match &self.who {
+            // A task that lives on this thread cannot run before the caller has woken it.
+            // SAFETY: not completed, so that it waits, and lives.
+            Who::Task(task) if context::is_home_of(unsafe { task.as_ref() }) => Wake(Target::Here(*task)),
+            // SAFETY: as above.
+            Who::Task(task) => Wake(Target::Task(unsafe { TaskRef::from_alive(*task) })),
+            Who::Future(waker) => Wake(Target::Waker(lock(waker).take())),
+        };
+        // Only whoever claimed it writes this.
+        let state = self.state.load(Ordering::Relaxed);
+        debug_assert_eq!(state % KINDS, CLAIMED);
+        self.state.store(state - CLAIMED + DONE, Ordering::Release);
+        wake
+    }
+
+    /// The arm for which it was claimed and given something.
+    #[inline]
+    pub(crate) fn done(&self) -> Option<usize> {
+        let state = self.state.load(Ordering::Acquire);
+        (state % KINDS == DONE).then_some(state / KINDS)
+    }
+
+    /// Gives up. False if it has been claimed: then it is given something, or has been.
+    #[inline]
+    pub(crate) fn give_up(&self) -> bool {
+        self.state.compare_exchange(WAITING, GONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Waits until it is done; false if it gave up, being cancelled (where `cancellable`) or late.
+    ///
+    /// # Safety
+    /// `task`, which calls, is the one that it was made for.
+    #[inline(always)]
+    pub(crate) unsafe fn wait(&self, task: &Header, until: Instant, cancellable: bool) -> bool {
+        if context::wait_until(task, until, cancellable, || self.done().is_some()) {
+            return true;
+        }
+        if self.give_up() {
+            return false;
+        }
+        // Who claimed it is about to complete it.
+        context::wait_until(task, Instant::NEVER, false, || self.done().is_some())
+    }
+
+    /// For a future that is polled: whether it is done. If not, `waker` is woken when it is.
+    pub(crate) fn poll(&self, waker: &task::Waker) -> bool {
+        let Who::Future(place) = &self.who else { unreachable!("a task is not polled") };
+        // Whoever claims it takes the waker, to wake it.
+        if let Some(known) = &mut *lock(place) {
+            if !known.will_wake(waker) {
+                *known = waker.clone();
+            }
+            return false;
+        }
+        self.await_completion();
+        true
+    }
+
+    /// For a future that is dropped: whether it was given something.
+    pub(crate) fn end(&self) -> bool {
+        if self.give_up() {
+            return false;
+        }
+        self.await_completion();
+        true
+    }
+
+    /// Whoever has claimed it has a few instructions left to do, with the lock of a queue held.
+    fn await_completion(&self) {
+        while self.done().is_none() {
+            crate::std_or_loom::yield_thread();
+        }
+    }
+}
+
+/// Somebody to be woken.
+#[must_use]
+pub(crate) struct Wake(Target);
+
+enum Target {
+    /// A task of this thread.
+    Here(NonNull<Header>),
+    Task(TaskRef),
+    Waker(Option<task::Waker>),
+}
+
+impl Wake {
+    #[inline]
+    pub(crate) fn wake(self) {
+        match self.0 {
+            Target::Here(task) => {
+                // SAFETY: it is suspended on this thread, and no other has run since it was seen alive.
+                let task = unsafe { task.as_ref() };
+                context::with_worker(|worker: &Worker| worker.make_ready(task));
+            }
+            Target::Task(task) => task.wake(),
+            Target::Waker(waker) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+/// Some who are to be woken, once a lock has been let go of.
+pub(crate) struct WakeList {
+    wakes: [MaybeUninit<Wake>; WakeList::CAPACITY],
+    len: usize,
+}
+
+impl WakeList {
+    /// So many at a time: a queue's lock is not held for longer, and nothing is allocated.
+    const CAPACITY: usize = 32;
+
+    pub(crate) fn new() -> WakeList {
+        WakeList { wakes: [const { MaybeUninit::uninit() }; WakeList::CAPACITY], len: 0 }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == WakeList::CAPACITY
+    }
+
+    pub(crate) fn push(&mut self, wake: Wake) {
+        self.wakes[self.len].write(wake);
+        self.len += 1;
+    }
+
+    pub(crate) fn wake_all(&mut self) {
+        // A waker of the user's that panics leaves the rest of them asleep, rather than woken twice.
+        for wake in &mut self.wakes[..std::mem::take(&mut self.len)] {
+            // SAFETY: the first `len` are there, and counted no more.
+            unsafe { wake.assume_init_read() }.wake();
+        }
+    }
+}
+
+impl Drop for WakeList {
+    fn drop(&mut self) {
+        self.wake_all();
+    }
+}

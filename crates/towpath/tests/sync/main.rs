@@ -1,0 +1,41 @@
+//! The synchronisation suite: locks, channels and all that tasks, plain threads and futures wait for each other with, on
+//! every backend. The letters and numbers in the tests' names are those of the project's list of behaviours.
+
+#[path = "../conformance/common.rs"]
+#[allow(dead_code, reason = "each suite uses a part of it")]
+mod common;
+mod event;
+mod mutex;
+mod parties;
+mod semaphore;
+
+use std::process::ExitCode;
+
+use towpath_harness::{Test, test};
+
+const LOCKS: &[Test] = &[
+    test!(mutex::l01_mutual_exclusion).busy(),
+    test!(mutex::l01_fifo_among_those_who_wait),
+    test!(mutex::l01_a_woken_waiter_is_overtaken_once),
+    test!(mutex::l01_poisoning),
+    test!(mutex::l02_timeout_races_unlock).busy(),
+    test!(mutex::l04_cancelled_as_it_is_handed_over).busy(),
+    test!(mutex::l14_many_waiters).busy(),
+    test!(mutex::futures_that_are_dropped).busy(),
+];
+
+const PERMITS: &[Test] = &[
+    test!(semaphore::l04_cancelled_as_it_is_given).busy(),
+    test!(semaphore::l05_impossible_numbers),
+    test!(semaphore::l05_big_waiters_are_not_starved),
+    test!(semaphore::a_big_waiter_that_leaves_lets_the_small_ones_by),
+    test!(semaphore::closing_refuses_all),
+    test!(event::l12_set_and_reset).busy(),
+    test!(event::l12_reset_lets_go_those_who_waited),
+    test!(event::l12_timeout_or_wake).busy(),
+    test!(event::l14_many_waiters).busy(),
+];
+
+fn main() -> ExitCode {
+    towpath_harness::main(&[LOCKS, PERMITS].concat())
+}
