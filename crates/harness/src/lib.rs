@@ -40,6 +40,7 @@
 pub mod allocations;
 mod checks;
 mod child;
+pub mod example;
 pub mod net;
 mod parent;
 pub mod process;

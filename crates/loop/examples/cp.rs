@@ -49,7 +49,7 @@ fn refuse<T>(path: &Path, why: &str) -> io::Result<T> {
 }
 
 /// A file that is being copied.
-struct Copy {
+struct Job {
     from: PathBuf,
     source: File,
     to: PathBuf,
@@ -66,7 +66,7 @@ struct Copy {
     failed: Cell<bool>,
 }
 
-impl Copy {
+impl Job {
     /// All is written: gives it its length, in case that it ends in a hole, and its name.
     fn finish(&self) -> io::Result<()> {
         let target = self.target.take().expect("a file is finished once");
@@ -76,7 +76,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for Job {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.unfinished);
     }
@@ -84,8 +84,8 @@ impl Drop for Copy {
 
 /// What comes back: a block, or an error that names its file.
 enum Event {
-    Read(Rc<Copy>, u64, io::Result<(usize, Vec<u8>)>),
-    Written(Rc<Copy>, io::Result<(usize, Vec<u8>)>),
+    Read(Rc<Job>, u64, io::Result<(usize, Vec<u8>)>),
+    Written(Rc<Job>, io::Result<(usize, Vec<u8>)>),
     Interrupted,
 }
 
@@ -137,52 +137,52 @@ impl Copier {
         let target = RefCell::new(Some(new.wait().of(to)?));
         let (from, to) = (from.to_owned(), to.to_owned());
         let (next, end, busy, failed) = (Cell::new(0), Cell::new(0), Cell::new(1), Cell::new(false));
-        let copy = Rc::new(Copy { from, source, to, target, unfinished, next, end, busy, failed });
+        let job = Rc::new(Job { from, source, to, target, unfinished, next, end, busy, failed });
         self.unfinished += 1;
         self.progress.expect(found.len());
         // The last of these comes short, and so tells the end.
-        while copy.next.get() <= found.len() && !copy.failed.get() {
+        while job.next.get() <= found.len() && !job.failed.get() {
             match self.buffers.pop() {
-                Some(buf) => self.read(&copy, buf),
+                Some(buf) => self.read(&job, buf),
                 None => self.step()?,
             }
         }
-        self.release(&copy)
+        self.release(&job)
     }
 
     /// Begins to read the next block.
-    fn read(&mut self, copy: &Rc<Copy>, buf: Vec<u8>) {
-        let (at, copy) = (copy.next.get(), copy.clone());
-        copy.next.set(at + BLOCK as u64);
-        copy.busy.set(copy.busy.get() + 1);
-        let read = op::read(copy.source.clone(), buf).at(at).all(true);
+    fn read(&mut self, job: &Rc<Job>, buf: Vec<u8>) {
+        let (at, job) = (job.next.get(), job.clone());
+        job.next.set(at + BLOCK as u64);
+        job.busy.set(job.busy.get() + 1);
+        let read = op::read(job.source.clone(), buf).at(at).all(true);
         self.queue.submit(read, move |read| {
-            let read = read.of(&copy.from);
-            Event::Read(copy, at, read)
+            let read = read.of(&job.from);
+            Event::Read(job, at, read)
         });
     }
 
     /// Waits for something to come back.
     fn step(&mut self) -> io::Result<()> {
-        let (copy, over) = match self.queue.next()?.expect("a signal is waited for, if nothing else") {
+        let (job, over) = match self.queue.next()?.expect("a signal is waited for, if nothing else") {
             Event::Interrupted => return Err(ErrorKind::Interrupted.into()),
-            Event::Read(copy, at, Ok((n, buf))) if n > 0 && !copy.failed.get() => {
-                copy.end.set(copy.end.get().max(at + n as u64));
-                if n == BLOCK && copy.next.get() == at + BLOCK as u64 {
-                    self.read(&copy, vec![0; BLOCK]); // The source has grown meanwhile.
+            Event::Read(job, at, Ok((n, buf))) if n > 0 && !job.failed.get() => {
+                job.end.set(job.end.get().max(at + n as u64));
+                if n == BLOCK && job.next.get() == at + BLOCK as u64 {
+                    self.read(&job, vec![0; BLOCK]); // The source has grown meanwhile.
                 }
                 if buf[..n].iter().any(|byte| *byte != 0) {
-                    let target = copy.target.borrow().clone().expect("it is not finished");
+                    let target = job.target.borrow().clone().expect("it is not finished");
                     let write = op::write(target, buf.slice(..n)).at(at).all(true);
                     self.queue.submit(write, move |written| {
-                        let written = written.map(|(n, part)| (n, Slice::into_inner(part))).of(&copy.to);
-                        Event::Written(copy, written)
+                        let written = written.map(|(n, part)| (n, Slice::into_inner(part))).of(&job.to);
+                        Event::Written(job, written)
                     });
                     return Ok(());
                 }
-                (copy, Ok((n, buf)))
+                (job, Ok((n, buf)))
             }
-            Event::Read(copy, _, over) | Event::Written(copy, over) => (copy, over),
+            Event::Read(job, _, over) | Event::Written(job, over) => (job, over),
         };
         match over {
             Ok((n, buf)) => {
@@ -191,22 +191,22 @@ impl Copier {
             }
             Err(error) => {
                 self.buffers.push(vec![0; BLOCK]);
-                if !copy.failed.replace(true) {
+                if !job.failed.replace(true) {
                     self.report(&error);
                 }
             }
         }
         self.buffers.truncate(IN_FLIGHT);
-        self.release(&copy)
+        self.release(&job)
     }
 
     /// One thing less to do for a file. After the last one, it is whole.
-    fn release(&mut self, copy: &Copy) -> io::Result<()> {
-        copy.busy.set(copy.busy.get() - 1);
-        if copy.busy.get() == 0 {
+    fn release(&mut self, job: &Job) -> io::Result<()> {
+        job.busy.set(job.busy.get() - 1);
+        if job.busy.get() == 0 {
             self.unfinished -= 1;
-            if !copy.failed.get() {
-                self.note(copy.finish().of(&copy.to))?;
+            if !job.failed.get() {
+                self.note(job.finish().of(&job.to))?;
             }
         }
         Ok(())

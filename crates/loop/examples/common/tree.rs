@@ -16,7 +16,7 @@ pub fn names(dir: &Path) -> io::Result<Vec<(OsString, FileType)>> {
             let kind = match entry.file_type() {
                 Some(kind) => kind,
                 // Some file systems do not say so here.
-                None => op::stat(Path::new(entry.name())).at(&open).follow(false).wait()?.file_type(),
+                None => op::stat(entry.name()).at(&open).follow(false).wait()?.file_type(),
             };
             names.push((entry.name().to_owned(), kind));
         }

@@ -8,7 +8,9 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Files, bytes, path};
+use towpath_harness::example::path;
+
+use crate::{Files, bytes};
 
 fn run(name: &str, args: &[&str]) -> Output {
     Command::new(path(name)).args(args).output().expect("the example runs")

@@ -1,87 +1,16 @@
 //! Each example as a user would run it, on every backend, with real clients.
 
 mod files;
+mod proxy;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use towpath_harness::example::{Example, backend};
 use towpath_harness::{Rng, Test, patience, test};
-
-/// An example under way.
-struct Example {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-}
-
-/// Where cargo puts the example of that name: beside `deps`, where this test is.
-fn path(name: &str) -> PathBuf {
-    let exe = std::env::current_exe().expect("this test's own path");
-    let profile = exe.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
-    let path = profile.join("examples").join(name);
-    assert!(
-        path.exists(),
-        "{}: `cargo test` builds it; with `--test`, `cargo build --examples` has to do so before",
-        path.display()
-    );
-    path
-}
-
-impl Example {
-    /// `TOWPATH_BACKEND` goes on to it with the rest of the environment.
-    fn start(name: &str, args: &[&str]) -> Example {
-        let mut command = Command::new(path(name));
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the example starts");
-        let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        Example { child, stdin, stdout }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("its output");
-        line.trim_end().to_owned()
-    }
-
-    /// Reads where it listens, and that it does so on `backend`.
-    fn address(&mut self, backend: &str) -> SocketAddr {
-        let line = self.line();
-        let rest = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}"));
-        let (addr, with) = rest.split_once(" with ").unwrap_or_else(|| panic!("{line:?}"));
-        assert_eq!(with, backend);
-        addr.parse().unwrap_or_else(|_| panic!("{line:?}"))
-    }
-
-    /// Closes its input and waits for a clean end. Returns what else it printed.
-    fn finish(mut self) -> String {
-        drop(self.stdin.take());
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("its output");
-        let status = self.child.wait().expect("the example ends");
-        assert!(status.success(), "{status}: {rest}");
-        rest
-    }
-
-    fn interrupt(self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::INT).expect("it is there");
-        let Example { mut child, stdin, mut stdout } = self;
-        let mut rest = String::new();
-        stdout.read_to_string(&mut rest).expect("its output");
-        let status = child.wait().expect("the example ends");
-        drop(stdin); // Only now: it was the signal that ended it.
-        assert!(status.success(), "{status}: {rest}");
-        rest
-    }
-}
-
-fn backend() -> String {
-    std::env::var("TOWPATH_BACKEND").expect("the harness sets it")
-}
 
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
     let mut rng = Rng::new(seed);
@@ -241,6 +170,11 @@ fn main() -> ExitCode {
         test!(files::cat_input),
         test!(files::cat_broken_pipe).busy(),
         test!(files::cat_into_itself),
+        test!(proxy::proxy_passes).busy().seconds(20),
+        test!(proxy::proxy_passes_without_splice).busy().seconds(20),
+        test!(proxy::proxy_half_close),
+        test!(proxy::proxy_target_down),
+        test!(proxy::proxy_reset).busy(),
         test!(custom_poller).chooses().busy(),
         test!(custom_backend).chooses().busy(),
     ];
