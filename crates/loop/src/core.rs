@@ -211,7 +211,7 @@ impl Core {
 
     /// Queues a completion that is known already.
     pub(crate) fn finish_later(&mut self, id: OpId, result: i32) {
-        self.slots.at(id.index).phase = Phase::Ready;
+        make_ready(self.slots.at(id.index), result);
         self.done.push(id, result);
         // Those before it may be new from the backend; absorbing one twice does no harm, missing one would.
     }
@@ -224,7 +224,7 @@ impl Core {
                 continue;
             }
             if let Some(slot) = self.slots.get(completion.id) {
-                slot.phase = Phase::Ready;
+                make_ready(slot, completion.result);
                 if let Sink::Waiting(waiting) = slot.sink {
                     // The frame that will be written to.
                     prefetch(waiting.as_ptr().cast(), 1);
@@ -253,6 +253,7 @@ impl Core {
             // Over, unless there is more to do, or it comes back from a chain not begun: then it will not be.
             let goes_on = slot.flags.extent == Extent::All
                 || slot.flags.polling
+                || slot.flags.unfinished
                 || matches!(slot.sink, Sink::Member { .. });
             if goes_on {
                 slot.flags.mark(why);
@@ -427,6 +428,7 @@ impl Core {
                 return self.come_back(group, index);
             }
             let slot = self.slots.at(id.index);
+            slot.flags.unfinished = false;
             if std::mem::take(&mut slot.flags.polling) && result >= 0 {
                 if !ended {
                     result = match slot.request.second_handle() {
@@ -570,6 +572,16 @@ fn is_unwatchable(request: &Request, result: i32) -> bool {
         && matches!(request, Request::ReadStream { .. } | Request::WriteStream { .. })
 }
 
+/// Notes that an operation's completion is queued, or what its submitter takes for one.
+#[inline]
+fn make_ready(slot: &mut Slot, result: i32) {
+    slot.phase = Phase::Ready;
+    if result < 0 {
+        let unwatchable = !slot.flags.pooled && is_unwatchable(&slot.request, result);
+        slot.flags.unfinished = result == NOT_READY || unwatchable || lost_race(&slot.request, result);
+    }
+}
+
 /// Whether a stream was ready, and no more when the thread came to it, because somebody else was quicker.
 fn lost_race(request: &Request, result: i32) -> bool {
     result == -libc::EAGAIN && matches!(request, Request::ReadStream { .. } | Request::WriteStream { .. })
@@ -611,7 +623,7 @@ unsafe fn advance(request: &mut Request, n: usize) -> (usize, bool) {
             *buf = unsafe { buf.add(moved) };
             (moved, *len > 0)
         }
-        Request::Send { buf, len, .. } => {
+        Request::Send { buf, len, .. } | Request::SendZc { buf, len, .. } => {
             let moved = shorten(len, n);
             // SAFETY: as above.
             *buf = unsafe { buf.add(moved) };

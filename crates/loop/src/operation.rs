@@ -88,6 +88,11 @@ pub enum Request {
     RecvMsg { handle: Handle, msg: *mut libc::msghdr, flags: i32 },
     /// `sendmsg(2)`, never raising SIGPIPE.
     SendMsg { handle: Handle, msg: *const libc::msghdr, flags: i32 },
+    /// A [`Send`](Request::Send) without a copy, where the kernel can: it reads `buf` until the completion, which may be long
+    /// after the bytes are in the socket's queue. What went without one is added to `uncopied`.
+    SendZc { handle: Handle, buf: *const u8, len: usize, flags: i32, uncopied: *mut usize },
+    /// A [`SendMsg`](Request::SendMsg), likewise.
+    SendMsgZc { handle: Handle, msg: *const libc::msghdr, flags: i32, uncopied: *mut usize },
     /// `sendfile(2)` to the socket `handle`, never raising SIGPIPE; the result is the number of bytes, 0 at the end of
     /// the file. From `at`, or the file's cursor ([`CURSOR`]).
     SendFile { handle: Handle, file: RawFd, at: u64, len: usize },
@@ -314,6 +319,8 @@ pub enum Kind {
     Send,
     RecvMsg,
     SendMsg,
+    SendZc,
+    SendMsgZc,
     SendFile,
     Splice,
     SpliceFile,
@@ -487,6 +494,20 @@ pub const OPERATIONS: &[Description] = {
             "sendmsg",
             Ready(Direction::Write),
         ),
+        row(
+            Kind::SendZc,
+            "send_zc",
+            code(op::SendZc::CODE, "IORING_OP_SEND_ZC", "6.0"),
+            "send",
+            Ready(Direction::Write),
+        ),
+        row(
+            Kind::SendMsgZc,
+            "send_vectored_zc",
+            code(op::SendMsgZc::CODE, "IORING_OP_SENDMSG_ZC", "6.1"),
+            "sendmsg",
+            Ready(Direction::Write),
+        ),
         row(Kind::SendFile, "sendfile", None, "sendfile", Ready(Direction::Write)),
         // IORING_OP_SPLICE always goes to a kernel thread, which would sit there for as long as an end is not ready.
         row(Kind::Splice, "splice (streams)", None, "splice", Ends),
@@ -639,6 +660,8 @@ impl Request {
             Request::Send { .. } => Kind::Send,
             Request::RecvMsg { .. } => Kind::RecvMsg,
             Request::SendMsg { .. } => Kind::SendMsg,
+            Request::SendZc { .. } => Kind::SendZc,
+            Request::SendMsgZc { .. } => Kind::SendMsgZc,
             Request::SendFile { .. } => Kind::SendFile,
             Request::Splice { .. } => Kind::Splice,
             Request::SpliceFile { .. } => Kind::SpliceFile,
@@ -711,6 +734,8 @@ impl Request {
             | Request::Send { handle, .. }
             | Request::RecvMsg { handle, .. }
             | Request::SendMsg { handle, .. }
+            | Request::SendZc { handle, .. }
+            | Request::SendMsgZc { handle, .. }
             | Request::SendFile { handle, .. }
             | Request::Splice { from: handle, .. }
             | Request::SpliceFile { from: handle, .. }

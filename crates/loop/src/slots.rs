@@ -117,6 +117,8 @@ pub(crate) struct Flags {
     pub(crate) extent: Extent,
     /// What the backend has is a poll; the operation itself is for the pool.
     pub(crate) polling: bool,
+    /// Its completion is queued, and means that it has to wait some other way: it can still be cancelled.
+    pub(crate) unfinished: bool,
     /// The pool has had it.
     pub(crate) pooled: bool,
     /// Does not keep the loop running.

@@ -103,7 +103,7 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
                 unsafe { slice::from_raw_parts_mut(buf.cast::<MaybeUninit<u8>>(), len.min(TRANSFER_MAX)) };
             return moved(rustix::net::recv(borrow(handle)?, buf, flags).map(|(_, n)| n));
         }
-        Request::Send { handle, buf, len, flags } => {
+        Request::Send { handle, buf, len, flags } | Request::SendZc { handle, buf, len, flags, .. } => {
             let flags = (flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
             // SAFETY: `buf` is valid for reads of `len` bytes by the caller's promise.
             let buf = unsafe { slice::from_raw_parts(buf.cast::<u8>(), len.min(TRANSFER_MAX)) };
@@ -113,7 +113,7 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
             unsafe { libc::recvmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT) }
         }
-        Request::SendMsg { handle, msg, flags } => {
+        Request::SendMsg { handle, msg, flags } | Request::SendMsgZc { handle, msg, flags, .. } => {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
             unsafe { libc::sendmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
         }

@@ -36,6 +36,8 @@
 //! another try, unless the operation was to be cancelled: then nothing has been transferred, and the result is
 //! `ECANCELED`. So every operation keeps its request at hand, in a slot found by the id's index.
 //!
+//! A [zero-copy send](zero_copy) has two completions, and its result is reported with the second.
+//!
 //! # Threads and processes
 //!
 //! Only the thread that made the ring may use it (`SINGLE_ISSUER`); [`Uring`] is not `Send`. The queues are not
@@ -75,6 +77,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod waker;
+mod zero_copy;
 
 pub(crate) use self::setup::Options;
 
@@ -143,6 +146,8 @@ struct Slot {
     pausing: bool,
     /// A stream that has brought something since it last went on.
     fed: bool,
+    /// What came of a zero-copy send whose buffer the kernel still has.
+    held: i32,
 }
 
 /// What it takes to begin an operation, of a backend whose completions are being read.
@@ -165,6 +170,8 @@ enum Stage {
     Native,
     /// In the ring, as a poll: it would have blocked.
     Polling,
+    /// A [zero-copy send](zero_copy) that is over, but that the kernel still reads the buffer.
+    Held,
     /// A stream in the ring, as itself.
     Multishot,
     /// A stream in the ring, as a poll.
@@ -315,7 +322,15 @@ impl Uring {
                         }
                         continue;
                     }
-                    match slot.settle(completion.result(), parts.syscalls) {
+                    let mut result = completion.result();
+                    if cqueue::more(completion.flags()) {
+                        zero_copy::hold(id, result, &mut parts, done);
+                        continue;
+                    }
+                    if cqueue::notif(completion.flags()) {
+                        result = slot.let_go(result);
+                    }
+                    match slot.settle(result, parts.syscalls) {
                         Ok(result) => {
                             done.push(id, result);
                             parts.lanes.note(&slot.request, result);
@@ -351,6 +366,7 @@ impl Slot {
             next: None,
             pausing: false,
             fed: false,
+            held: 0,
         }
     }
 
@@ -418,6 +434,13 @@ impl Slot {
             (Stage::Polling, _) if self.cancelled => Next::Done(-libc::ECANCELED),
             (Stage::Polling, _) if result >= 0 => Next::Attempt { resumed: true },
             (Stage::Polling, libc::EINTR | libc::EAGAIN) => Next::Poll,
+            (Stage::Native, errno) if zero_copy::is_refused(&self.request, errno) => {
+                if self.cancelled {
+                    Next::Done(-libc::ECANCELED)
+                } else {
+                    Next::Attempt { resumed: false }
+                }
+            }
             // The connection was reset before anybody accepted it: there may be another one behind it.
             (_, libc::ECONNABORTED) if matches!(self.request, Request::Accept { .. }) => {
                 if self.cancelled {
@@ -587,6 +610,10 @@ unsafe impl Backend for Uring {
             "{id:?} is not in flight"
         );
         slot.cancelled = true;
+        if slot.stage == Stage::Held {
+            // It is done, and the kernel takes its time.
+            return;
+        }
         if slot.stage == Stage::Waiting {
             slot.stage = Stage::Free;
             self.lanes.give_up(id, slot.lane);

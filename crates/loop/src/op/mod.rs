@@ -52,6 +52,7 @@ mod splice;
 mod stream;
 mod time;
 mod transfer;
+mod zero_copy;
 
 pub use ancillary::{Control, Credentials, Message, RecvMsg, SendMsg, recv_msg, send_msg};
 pub use control::{
@@ -90,6 +91,7 @@ pub(crate) use stream::Part;
 pub use stream::{AcceptMulti, RecvMulti, Streaming, accept_multi, recv_multi};
 pub use time::{Clock, ClockTimer, Interval, MissedTicks, Tick, alarm, interval, interval_at, timer_on};
 pub use transfer::{Recv, Send, recv, send};
+pub use zero_copy::{SendVectoredZc, SendZc, Sent, send_vectored_zc, send_zc};
 
 /// An operation, ready to be handed to a loop. Implemented by the types of this module only.
 ///

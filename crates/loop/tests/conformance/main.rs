@@ -23,6 +23,7 @@ mod splice;
 mod streams;
 mod threads;
 mod timers;
+mod zero_copy;
 
 use std::process::ExitCode;
 
@@ -114,12 +115,18 @@ const MESSAGES: &[Test] = &[
     test!(sendfile::d22_sendfile_steps),
     test!(sendfile::d22_sendfile_stalls),
     test!(sendfile::d22_sendfile_refused),
+    test!(zero_copy::d23_zero_copy_sends),
+    test!(zero_copy::d23_zero_copy_all_in_order).busy().seconds(10),
+    test!(zero_copy::d23_zero_copy_keeps_the_buffer),
+    test!(zero_copy::c07_dropped_zero_copy_send),
+    test!(zero_copy::d23_zero_copy_fails),
     test!(splice::d22_splice_all).busy(),
     test!(splice::d22_splice_each_way),
     test!(splice::d22_splice_waits_for_either_end),
     test!(splice::d22_splice_files_wait),
     test!(splice::d22_splice_refused),
     test!(splice::d14_close_under_a_splice),
+    test!(splice::c18_deadline_races_a_splice).busy(),
     test!(splice::c05_cancelled_splices_lose_nothing).busy().seconds(10),
     test!(messages::e01_datagrams_with_control),
     test!(messages::e01_lengths_beyond_the_buffer),

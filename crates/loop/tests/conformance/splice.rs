@@ -273,6 +273,24 @@ pub fn c05_cancelled_splices_lose_nothing() {
     assert_eq!(op::recv(&there, vec![0; rest]).all(true).wait().unwrap().0, rest);
 }
 
+/// C18: a deadline that passes at any moment ends it, also while it comes back from a thread, or from the kernel, to wait.
+pub fn c18_deadline_races_a_splice() {
+    let loop_ = current_loop();
+    let file = tempfile(b"content");
+    let (out, _into) = pipe();
+    let (_out, full) = pipe();
+    fill(&full);
+    for micros in 0..400 {
+        let limit = Duration::from_micros(micros % 100);
+        assert_timed_out(op::splice(&out, file.as_fd(), 9).timeout(limit).wait());
+        assert_timed_out(op::splice(file.as_fd(), &full, 9).from_at(0).timeout(limit).wait());
+        let canceled = loop_.start(op::splice(&out, ours(&file), 9));
+        loop_.tick(Some(limit)).unwrap();
+        loop_.cancel(canceled.id());
+        assert!(super::common::canceled(canceled.take().unwrap()));
+    }
+}
+
 /// Numbers without order, the same in each run.
 fn numbers() -> impl FnMut() -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

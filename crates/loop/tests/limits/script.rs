@@ -39,6 +39,7 @@ impl Transcript {
         script.names();
         script.pipes();
         script.splices();
+        script.zero_copy();
         assert_eq!(loop_.in_flight(), 0);
         script.lines
     }
@@ -452,6 +453,23 @@ impl Transcript {
 }
 
 impl Transcript {
+    fn zero_copy(&mut self) {
+        for (a, b) in [tcp(), unix()] {
+            self.step("send", op::send_zc(&a, b"bytes".to_vec()));
+            self.step("send all", op::send_zc(&a, b"more".to_vec()).all(true));
+            self.step("send two", op::send_vectored_zc(&a, vec![b"a".to_vec(), b"b".to_vec()]));
+            self.step("recv", op::recv(&b, vec![0; 11]).all(true));
+            let whole = self.loop_.start(op::send_zc(&a, vec![7; 100_000]).all(true));
+            let got = self.carry_out(op::recv(&b, vec![0; 100_000]).all(true));
+            self.note("recv all", got.map(|(n, got)| (n, got.iter().all(|byte| *byte == 7))));
+            let outcome = whole.take().unwrap();
+            self.note("sent", outcome.map(|sent| (sent.sent.0, sent.copied)));
+            self.step("shutdown", op::shutdown(&a, Shutdown::Write));
+            self.step("send behind it", op::send_zc(&a, b"x".to_vec()));
+            self.step("send two", op::send_vectored_zc(&a, vec![b"x".to_vec()]));
+        }
+    }
+
     fn splices(&mut self) {
         let (dir, path) = self.directory();
         let file = self.made("make a file", op::create("file").read(true).at(dir));

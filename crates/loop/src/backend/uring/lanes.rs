@@ -95,7 +95,10 @@ pub(super) fn lane_of(request: &Request) -> LaneId {
         {
             LaneId::new(handle, Direction::Read)
         }
-        Request::Send { handle, flags, .. } | Request::SendMsg { handle, flags, .. }
+        Request::Send { handle, flags, .. }
+        | Request::SendMsg { handle, flags, .. }
+        | Request::SendZc { handle, flags, .. }
+        | Request::SendMsgZc { handle, flags, .. }
             if flags & BESIDE == 0 =>
         {
             LaneId::new(handle, Direction::Write)

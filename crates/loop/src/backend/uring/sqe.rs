@@ -8,6 +8,11 @@ use crate::operation::{Request, TRANSFER_MAX};
 /// The descriptors that we make are as `std` makes them, and non-blocking for the calls that bypass the ring.
 const NEW_FD: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 
+/// `IORING_SEND_ZC_REPORT_USAGE` (6.2): the notification tells whether there was a copy after all.
+const REPORT_USAGE: u16 = 8;
+/// `IORING_NOTIF_USAGE_ZC_COPIED`: there was.
+pub(super) const COPIED: u32 = 1 << 31;
+
 /// The entry for a request, without a name (`user_data`) yet.
 ///
 /// # Safety
@@ -82,6 +87,14 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
             opcode::Splice::new(Fd(from.fd), from_at, Fd(to.fd), to_at, transfer(args.len))
                 .flags(flags)
                 .build()
+        }
+        Request::SendZc { handle, buf, len, flags, .. } => {
+            let entry = opcode::SendZc::new(Fd(handle.fd), buf, transfer(len)).flags(sending(flags));
+            entry.zc_flags(REPORT_USAGE).build()
+        }
+        Request::SendMsgZc { handle, msg, flags, .. } => {
+            let entry = opcode::SendMsgZc::new(Fd(handle.fd), msg).flags(sending(flags) as u32);
+            entry.ioprio(REPORT_USAGE).build()
         }
         Request::Close { handle } => opcode::Close::new(Fd(handle.fd)).build(),
         Request::Poll { handle, events } => poll(handle.fd, events),
