@@ -447,9 +447,13 @@ impl Core {
                 result = -libc::ECANCELED;
             }
             let unwatchable = !slot.flags.pooled && is_unwatchable(&slot.request, result);
-            if !ended && (unwatchable || lost_race(&slot.request, result)) {
-                result = poll_first(&mut *self.backend, &mut self.offload, id, slot)?;
-                continue;
+            if unwatchable || lost_race(&slot.request, result) {
+                if !ended {
+                    result = poll_first(&mut *self.backend, &mut self.offload, id, slot)?;
+                    continue;
+                }
+                // Nothing was transferred.
+                result = -libc::ECANCELED;
             }
             if slot.flags.extent == Extent::All
                 && result > 0

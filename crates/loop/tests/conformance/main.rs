@@ -128,6 +128,7 @@ const MESSAGES: &[Test] = &[
     test!(splice::d14_close_under_a_splice),
     test!(splice::c18_deadline_races_a_splice).busy(),
     test!(splice::c05_cancelled_splices_lose_nothing).busy().seconds(10),
+    test!(splice::c18_limits_race_the_ends_of_a_splice).busy(),
     test!(messages::e01_datagrams_with_control),
     test!(messages::e01_lengths_beyond_the_buffer),
     test!(messages::e07_descriptors_pass),

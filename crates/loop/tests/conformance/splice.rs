@@ -301,3 +301,25 @@ fn numbers() -> impl FnMut() -> u64 {
         state >> 11
     }
 }
+
+/// C6, C18: a limit that passes just when a splice has found its ends not ready ends it, and a cancel in that moment likewise.
+pub fn c18_limits_race_the_ends_of_a_splice() {
+    let loop_ = current_loop();
+    let (out, into) = op::pipe().wait().unwrap();
+    let file = File::from(fs::File::options().write(true).open("/dev/null").unwrap());
+    let dir = std::env::temp_dir();
+    let regular = op::open(&dir).read(false).write(true).custom_flags(libc::O_TMPFILE).wait().unwrap();
+    for to in [&file, &regular] {
+        for us in 0..150 {
+            let limit = Duration::from_micros(us);
+            assert_timed_out(loop_.start(op::splice(&out, to, 7).timeout(limit)).take().unwrap());
+            let waiting = loop_.start(op::splice(&out, to, 7));
+            let id = waiting.id();
+            loop_.submit(op::timer(limit), move |loop_, _| assert!(loop_.cancel(id)));
+            assert!(canceled(waiting.take().unwrap()));
+        }
+    }
+    // Nothing is left of them: the bytes are there for the next one.
+    op::write(&into, b"later").wait().unwrap();
+    assert_eq!(op::splice(&out, &regular, 7).wait().unwrap(), 5);
+}
