@@ -248,6 +248,12 @@ impl Pool {
         Some(id)
     }
 
+    /// Whether the kernel may have taken this buffer out of the ring: there is such a one, and it is nobody's.
+    pub(crate) fn is_in_ring(&self, id: u16) -> bool {
+        let filled = self.ring.borrow().as_ref().is_some_and(|ring| ring.filled > 0);
+        filled && self.lent.get(usize::from(id)).is_some_and(|lent| !lent.get())
+    }
+
     /// The kernel has taken this buffer out of the ring: lends it.
     pub(crate) fn picked(&self, id: u16) {
         if let Some(ring) = &mut *self.ring.borrow_mut() {

@@ -67,6 +67,9 @@ mod timer;
 mod wait;
 
 pub use addr::SockAddr;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use backend::uring::hostile::run as hostile_ring;
 pub use buf::{Failed, IoBuf, IoBufMut};
 pub use buffers::{BufferPool, Chunk};
 pub use child::Child;

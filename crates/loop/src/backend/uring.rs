@@ -38,6 +38,12 @@
 //!
 //! A [zero-copy send](zero_copy) has two completions, and its result is reported with the second.
 //!
+//! # What is not believed
+//!
+//! A completion for an operation that the ring does not have, and a stream's bytes in a buffer that cannot be theirs. No
+//! kernel should say such a thing; if one does, it is not to become a result that is told twice, or memory that two use
+//! (`hostile` tries).
+//!
 //! # Threads and processes
 //!
 //! Only the thread that made the ring may use it (`SINGLE_ISSUER`); [`Uring`] is not `Send`. The queues are not
@@ -68,6 +74,8 @@ use crate::operation::{Elsewhere, Kind, NOT_READY, OPERATIONS, OpId, Request, Su
 
 mod bell;
 mod chain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod lanes;
 mod queue;
 mod ring;
@@ -144,6 +152,8 @@ struct Slot {
     next: Option<OpId>,
     /// A stream that the kernel was asked to end, for it has to rest.
     pausing: bool,
+    /// A stream of which the kernel has told what cannot be: it was asked to end it.
+    broken: bool,
     /// A stream that has brought something since it last went on.
     fed: bool,
     /// What came of a zero-copy send whose buffer the kernel still has.
@@ -157,6 +167,30 @@ struct Parts<'a> {
     ways: &'a mut [Support],
     backlog: &'a mut Queue,
     syscalls: &'a mut u64,
+}
+
+/// What a completion queue entry says.
+struct Cqe {
+    name: u64,
+    result: i32,
+    flags: u32,
+}
+
+impl Cqe {
+    fn new(name: u64, result: i32, flags: u32) -> Cqe {
+        /// No error has a larger number.
+        const MAX_ERRNO: i32 = 4095;
+        // What a notification tells in this place is its sign.
+        Cqe { name, result: result.max(-MAX_ERRNO), flags }
+    }
+}
+
+/// What it takes to read completions.
+struct Reader<'a> {
+    parts: Parts<'a>,
+    resting: &'a mut VecDeque<OpId>,
+    waker: &'a Waker,
+    cancel_flags: squeue::Flags,
 }
 
 /// Where an operation is.
@@ -291,64 +325,94 @@ impl Uring {
     /// Reads the completion queue to its end. What has to go to the kernel once more is put on the backlog, and how
     /// many were read is returned.
     fn drain(&mut self, done: &mut Completions) -> usize {
-        let Uring { ring, backlog, slots, lanes, resting, ways, waker, cancel_flags, syscalls, .. } = self;
-        let mut parts = Parts { slots, lanes, ways, backlog, syscalls };
+        let (ring, mut reader) = self.reader();
         let completions = ring.completions();
         let count = completions.len();
         for completion in completions {
-            match completion.user_data() {
-                CANCEL => {}
-                WAKER => {
-                    if !cqueue::more(completion.flags()) {
-                        waker.clear(parts.syscalls);
-                        parts.backlog.push(waker.arm().user_data(WAKER));
-                    }
+            let completion = Cqe::new(completion.user_data(), completion.result(), completion.flags());
+            reader.read(&completion, done);
+        }
+        count
+    }
+
+    /// Reports what was cancelled before its turn came.
+    fn report_unbegun(&mut self, done: &mut Completions) {
+        while let Some(id) = self.unbegun.pop() {
+            done.push(id, -libc::ECANCELED);
+            let Uring { slots, lanes, ways, backlog, syscalls, .. } = self;
+            if let Some(next) = lanes.leave(id, slots[id.index as usize].lane) {
+                advance(next, &mut Parts { slots, lanes, ways, backlog, syscalls }, done);
+            }
+        }
+    }
+
+    /// The completion queue's side of the backend, and the rest of it.
+    fn reader(&mut self) -> (&mut Ring, Reader<'_>) {
+        let Uring { ring, backlog, slots, lanes, resting, ways, waker, cancel_flags, syscalls, .. } = self;
+        let parts = Parts { slots, lanes, ways, backlog, syscalls };
+        (ring, Reader { parts, resting, waker, cancel_flags: *cancel_flags })
+    }
+}
+
+impl Reader<'_> {
+    /// Takes note of one completion. What it says of an operation that the ring does not have at all, because it is over
+    /// or not there yet, is not believed.
+    #[inline]
+    fn read(&mut self, completion: &Cqe, done: &mut Completions) {
+        let Reader { parts, resting, waker, cancel_flags } = self;
+        match completion.name {
+            CANCEL => {}
+            WAKER => {
+                if !cqueue::more(completion.flags) {
+                    waker.clear(parts.syscalls);
+                    parts.backlog.push(waker.arm().user_data(WAKER));
                 }
-                name => {
-                    let id = OpId::from_bits(name);
-                    let slot = &mut parts.slots[id.index as usize];
-                    debug_assert!(slot.generation == id.generation && slot.stage != Stage::Free);
-                    if slot.stage >= Stage::Multishot {
-                        let Parts { slots, backlog, ways, syscalls, .. } = &mut parts;
-                        let mut rest =
-                            streams::Rest { backlog, resting, ways, syscalls, done, flags: *cancel_flags };
-                        let slot = &mut slots[id.index as usize];
-                        let (over, lane) = (slot.take_part(id, &completion, &mut rest), slot.lane);
-                        if let Some(result) = over {
-                            done.push(id, result);
-                            if let Some(next) = parts.lanes.leave(id, lane) {
-                                advance(next, &mut parts, done);
+            }
+            name => {
+                let id = OpId::from_bits(name);
+                let left = parts.backlog.left();
+                let slot = parts.slots.get_mut(id.index as usize).filter(|slot| slot.is_in_ring(id, left));
+                let Some(slot) = slot else { return };
+                if slot.stage >= Stage::Multishot {
+                    let Parts { slots, backlog, ways, syscalls, .. } = parts;
+                    let mut rest =
+                        streams::Rest { backlog, resting, ways, syscalls, done, flags: *cancel_flags };
+                    let slot = &mut slots[id.index as usize];
+                    let (over, lane) = (slot.take_part(id, completion, &mut rest), slot.lane);
+                    if let Some(result) = over {
+                        done.push(id, result);
+                        if let Some(next) = parts.lanes.leave(id, lane) {
+                            advance(next, parts, done);
+                        }
+                    }
+                    return;
+                }
+                let mut result = completion.result;
+                if slot.stage == Stage::Held {
+                    if cqueue::more(completion.flags) {
+                        return;
+                    }
+                    result = slot.let_go(result);
+                } else if cqueue::more(completion.flags) && slot.is_zero_copy() {
+                    return zero_copy::hold(id, result, parts, done);
+                }
+                match slot.settle(result, parts.syscalls) {
+                    Ok(result) => {
+                        done.push(id, result);
+                        parts.lanes.note(&slot.request, result);
+                        if slot.next.is_some() || slot.queued || slot.behind {
+                            chain::give_way(id, parts, done);
+                        } else {
+                            let next = parts.lanes.leave(id, slot.lane);
+                            if let Some(next) = next {
+                                advance(next, parts, done);
                             }
                         }
-                        continue;
                     }
-                    let mut result = completion.result();
-                    if cqueue::more(completion.flags()) {
-                        zero_copy::hold(id, result, &mut parts, done);
-                        continue;
-                    }
-                    if cqueue::notif(completion.flags()) {
-                        result = slot.let_go(result);
-                    }
-                    match slot.settle(result, parts.syscalls) {
-                        Ok(result) => {
-                            done.push(id, result);
-                            parts.lanes.note(&slot.request, result);
-                            if slot.next.is_some() || slot.queued || slot.behind {
-                                chain::give_way(id, &mut parts, done);
-                            } else {
-                                let next = parts.lanes.leave(id, slot.lane);
-                                if let Some(next) = next {
-                                    advance(next, &mut parts, done);
-                                }
-                            }
-                        }
-                        Err(entry) => slot.entry = parts.backlog.push(entry.user_data(name)),
-                    }
+                    Err(entry) => slot.entry = parts.backlog.push(entry.user_data(name)),
                 }
             }
         }
-        count
     }
 }
 
@@ -365,9 +429,17 @@ impl Slot {
             queued: false,
             next: None,
             pausing: false,
+            broken: false,
             fed: false,
             held: 0,
         }
+    }
+
+    /// Whether it is `id` that is here and the ring has it: it was handed over, and is not on its way there again.
+    #[inline]
+    fn is_in_ring(&self, id: OpId, left: u64) -> bool {
+        let stage = !matches!(self.stage, Stage::Free | Stage::Waiting | Stage::Resting);
+        self.generation == id.generation && stage && self.entry < left
     }
 
     /// Begins the operation: its result, or the entry that carries it out.
@@ -631,13 +703,7 @@ unsafe impl Backend for Uring {
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()> {
         let before = done.len();
-        while let Some(id) = self.unbegun.pop() {
-            done.push(id, -libc::ECANCELED);
-            let Uring { slots, lanes, ways, backlog, syscalls, .. } = self;
-            if let Some(next) = lanes.leave(id, slots[id.index as usize].lane) {
-                advance(next, &mut Parts { slots, lanes, ways, backlog, syscalls }, done);
-            }
-        }
+        self.report_unbegun(done);
         let hurry = !self.resting.is_empty() && self.resume();
         loop {
             self.refill();

@@ -55,6 +55,12 @@ impl Queue {
         }
     }
 
+    /// How many entries have left: those whose numbers are below this.
+    #[inline]
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Makes nothing of the entry with this number. False if it has left.
     pub(super) fn revoke(&mut self, number: u64) -> bool {
         let Some(at) = number.checked_sub(self.left) else { return false };

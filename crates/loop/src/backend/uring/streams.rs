@@ -20,7 +20,7 @@ use std::rc::Rc;
 use io_uring::{cqueue, opcode, squeue};
 
 use super::queue::Queue;
-use super::{Slot, Stage, Uring, cancel, readiness, sqe};
+use super::{Cqe, Slot, Stage, Uring, cancel, readiness, sqe};
 use crate::backend::Completions;
 use crate::backend::attempt::attempt;
 use crate::backend::parts::{Served, serve_parts};
@@ -59,14 +59,9 @@ impl Slot {
 
     /// Takes note of a stream's completion from the ring: the stream's result if it is over.
     #[cold]
-    pub(super) fn take_part(
-        &mut self,
-        id: OpId,
-        completion: &cqueue::Entry,
-        rest: &mut Rest<'_>,
-    ) -> Option<i32> {
+    pub(super) fn take_part(&mut self, id: OpId, completion: &Cqe, rest: &mut Rest<'_>) -> Option<i32> {
         let over = match self.stage {
-            Stage::Watching => self.watched(id, completion.result(), rest),
+            Stage::Watching => self.watched(id, completion.result, rest),
             _ => self.shot(id, completion, rest),
         };
         if over.is_some() {
@@ -95,28 +90,36 @@ impl Slot {
     }
 
     /// A multishot entry has brought something, or has ended, or both.
-    fn shot(&mut self, id: OpId, completion: &cqueue::Entry, rest: &mut Rest<'_>) -> Option<i32> {
-        let (result, flags) = (completion.result(), completion.flags());
+    fn shot(&mut self, id: OpId, completion: &Cqe, rest: &mut Rest<'_>) -> Option<i32> {
+        let Cqe { result, flags, .. } = *completion;
         // SAFETY: the stream has not completed, so its flow is valid.
         let flow = unsafe { flow(&self.request) };
-        let buffer = cqueue::buffer_select(flags);
+        let receives = matches!(self.request, Request::RecvMulti { .. });
+        // Nothing is received into a buffer that is somebody's, or beyond its end, or into none.
+        let buffer =
+            cqueue::buffer_select(flags).filter(|buffer| receives && flow.pool().is_in_ring(*buffer));
         if let Some(buffer) = buffer {
             flow.pool().picked(buffer);
         }
-        let receives = matches!(self.request, Request::RecvMulti { .. });
+        let fits = !receives || (buffer.is_some() && result as usize <= flow.pool().size());
         let part = if receives { result > 0 } else { result >= 0 };
-        if part {
+        if part && fits {
             rest.done.push_part(id, result, buffer, flow);
             self.fed = true;
         } else if let Some(buffer) = buffer {
             flow.give_back(buffer);
         }
+        // Bytes went somewhere else: there is no going on as if they had not.
+        self.broken |= part && !fits;
         if cqueue::more(flags) {
-            if !(flow.is_open() || self.pausing || self.cancelled) {
+            if !((flow.is_open() && !self.broken) || self.pausing || self.cancelled) {
                 self.pausing = true;
                 rest.backlog.push(cancel(id, rest.flags));
             }
             return None;
+        }
+        if self.broken {
+            return Some(-libc::EIO);
         }
         match -result {
             // Kernels before 6.5 say ENOBUFS when a receive is cancelled.

@@ -16,7 +16,7 @@ use crate::operation::{OpId, Request};
 #[cold]
 pub(super) fn hold(id: OpId, result: i32, parts: &mut Parts<'_>, done: &mut Completions) {
     let slot = &mut parts.slots[id.index as usize];
-    debug_assert!(matches!(slot.request, Request::SendZc { .. } | Request::SendMsgZc { .. }));
+    debug_assert!(slot.is_zero_copy());
     slot.stage = Stage::Held;
     slot.held = result;
     // What is tried again, or has a rest to be sent, goes on before anybody else.
@@ -36,6 +36,11 @@ fn falls_short(request: &Request, result: i32) -> bool {
 }
 
 impl Slot {
+    /// Whether there may be two completions.
+    pub(super) fn is_zero_copy(&self) -> bool {
+        matches!(self.request, Request::SendZc { .. } | Request::SendMsgZc { .. })
+    }
+
     /// The notification: the result that was kept. `usage` tells whether the kernel copied after all.
     #[cold]
     pub(super) fn let_go(&mut self, usage: i32) -> i32 {
