@@ -59,7 +59,11 @@ impl JoinCell {
     /// Registers the one who waits. False if there is nothing to wait for any more.
     /// Only the handle's owner calls this, and only while not registered.
     pub(crate) fn start_waiting(&self, waiter: TaskRef) -> bool {
-        // SAFETY: AWAITED is not set, so the cell is the handle owner's, who is here.
+        // The end may still be busy with one who has stopped waiting.
+        if self.is_finished() {
+            return false;
+        }
+        // SAFETY: neither FINISHED nor AWAITED is set, so the cell is the handle owner's, who is here.
         self.waiter.with_mut(|place| unsafe { *place = Some(waiter) });
         let before = self.state.fetch_or(AWAITED, Ordering::AcqRel);
         if before & FINISHED != 0 {
@@ -68,6 +72,15 @@ impl JoinCell {
             return false;
         }
         true
+    }
+
+    /// Nobody waits any more, who did not take the result. Only the handle's owner calls this, after `start_waiting` that was
+    /// true.
+    pub(crate) fn stop_waiting(&self) {
+        if self.state.fetch_and(!AWAITED, Ordering::AcqRel) & FINISHED == 0 {
+            // SAFETY: the end has yet to come, and will not find AWAITED: the cell is the handle owner's again.
+            self.waiter.with_mut(|place| unsafe { *place = None });
+        }
     }
 
     /// The handle goes, without having taken the result. True if the result is there, for the caller to drop.
@@ -166,6 +179,32 @@ mod models {
                 body.join().unwrap();
             });
         }
+    }
+
+    /// As a `select!` does that another case wins, and the join after it.
+    #[test]
+    fn loom_one_who_stops_waiting_can_wait_again() {
+        check(None, || {
+            let (task, handle) = task();
+            let home = mailbox();
+            let me = settled(&home);
+            let body = thread::spawn(move || end(&task, false));
+            if handle.join.start_waiting(me.clone()) {
+                handle.join.stop_waiting();
+            }
+            if handle.join.start_waiting(me.clone()) {
+                while !handle.join.is_finished() {
+                    home.take_ready(drop);
+                    home.remote.wait();
+                }
+            }
+            // SAFETY: as in `join`.
+            assert_eq!(unsafe { handle.take::<Value>() }.map(|value| read(&value)).ok(), Some(8));
+            body.join().unwrap();
+            home.take_ready(drop);
+            drop(me);
+            assert_eq!(std::sync::Arc::strong_count(&home), 1, "the waiter is not let go");
+        });
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod join;
 mod mail;
 pub mod net;
 mod runtime;
+pub mod select;
 mod signals;
 mod std_or_loom;
 mod steal;

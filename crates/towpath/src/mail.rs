@@ -319,7 +319,6 @@ mod models {
 
     use super::*;
     use crate::std_or_loom::model::{check, mailbox, read, settled, value};
-    use crate::task::Options;
 
     /// `wakers` of each of `tasks` leave it news, which is no more than a count, and make it ready. The worker looks
     /// after the tasks that it is given until it has had all news. Nobody rings but on an empty list.

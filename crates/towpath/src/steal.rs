@@ -285,7 +285,6 @@ mod models {
 
     use super::*;
     use crate::std_or_loom::model::{check, read, value};
-    use crate::task::Options;
 
     /// A task whose closure and result loom watches, and that counts its starts.
     fn task(starts: &Arc<AtomicUsize>) -> TaskRef {

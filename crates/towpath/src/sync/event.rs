@@ -77,7 +77,7 @@ impl Event {
         Waiting::new(self.waiting())
     }
 
-    fn waiting(&self) -> impl Arm<Output = ()> {
+    pub(crate) fn waiting(&self) -> impl Arm<Output = ()> {
         self.crowd.until(|| self.is_set())
     }
 }

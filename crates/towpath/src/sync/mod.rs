@@ -12,6 +12,8 @@
 //! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
 
 mod event;
+pub mod mpmc;
+pub mod mpsc;
 mod mutex;
 mod poison;
 mod semaphore;

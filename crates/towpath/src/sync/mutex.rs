@@ -17,7 +17,7 @@ use super::LockTimeoutError;
 use super::poison::{Flag, Taken};
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::{self, const_fn};
-use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, block};
+use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, Wake, block};
 
 const LOCKED: usize = 1;
 /// Somebody is in the queue, or was when its lock was last held.
@@ -74,7 +74,7 @@ impl RawMutex {
         let wake = match queue.claim() {
             None => {
                 self.state.store(0, Ordering::Release);
-                None
+                Wake::NOBODY
             }
             Some(mut next) => {
                 let turn = next.data();
@@ -82,13 +82,11 @@ impl RawMutex {
                 let locked = if turn.owner { LOCKED } else { 0 };
                 let awaited = if next.is_last() { 0 } else { AWAITED };
                 self.state.store(locked | awaited, Ordering::Release);
-                Some(next.complete())
+                next.complete()
             }
         };
         drop(queue);
-        if let Some(wake) = wake {
-            wake.wake();
-        }
+        wake.wake();
     }
 
     #[inline]
@@ -242,7 +240,7 @@ impl<T: ?Sized> Mutex<T> {
             let locked = block(&mut self.raw.locking(), Limit::STUBBORN);
             debug_assert!(locked.is_ok());
         }
-        self.guard()
+        self.locked()
     }
 
     /// Locks it, if it is free.
@@ -251,7 +249,7 @@ impl<T: ?Sized> Mutex<T> {
     /// `WouldBlock` if it is locked; with the guard, if it is poisoned.
     #[inline]
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
-        if self.raw.try_lock() { Ok(self.guard()?) } else { Err(TryLockError::WouldBlock) }
+        if self.raw.try_lock() { Ok(self.locked()?) } else { Err(TryLockError::WouldBlock) }
     }
 
     /// Locks it, waiting at most for `limit`.
@@ -264,7 +262,7 @@ impl<T: ?Sized> Mutex<T> {
         &self,
         limit: Duration,
     ) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
-        LockTimeoutError::result(block(&mut self.raw.locking(), Limit::after(limit)).map(|()| self.guard()))
+        LockTimeoutError::result(block(&mut self.raw.locking(), Limit::after(limit)).map(|()| self.locked()))
     }
 
     /// Locks it, as a future. The guard is not `Send`.
@@ -275,12 +273,17 @@ impl<T: ?Sized> Mutex<T> {
     /// With the guard, if it is poisoned.
     pub async fn lock_async(&self) -> LockResult<MutexGuard<'_, T>> {
         Waiting::new(self.raw.locking()).await;
-        self.guard()
+        self.locked()
+    }
+
+    /// Waits for it, as an arm that says that it is [`locked`](Mutex::locked).
+    pub(crate) fn locking(&self) -> impl Arm<Output = ()> {
+        self.raw.locking()
     }
 
     /// It is locked.
     #[inline]
-    fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
+    pub(crate) fn locked(&self) -> LockResult<MutexGuard<'_, T>> {
         self.poison.guard(|taken| MutexGuard { mutex: self, taken, _thread: PhantomData })
     }
 

@@ -52,7 +52,7 @@ struct Demand {
 
 /// Nothing is given out any more.
 #[derive(Clone, Copy)]
-struct Closed;
+pub(crate) struct Closed;
 
 impl From<Closed> for io::Error {
     fn from(_: Closed) -> io::Error {
@@ -126,7 +126,10 @@ impl Semaphore {
         block(&mut self.acquiring(count)?, limit)?.map_err(io::Error::from)
     }
 
-    fn acquiring(&self, count: usize) -> io::Result<Acquiring<'_>> {
+    pub(crate) fn acquiring(
+        &self,
+        count: usize,
+    ) -> io::Result<impl Arm<Output = Result<SemaphorePermit<'_>, Closed>>> {
         if count > Semaphore::MAX_PERMITS {
             let error = format!("{count} permits are more than a semaphore can have");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use towpath_loop::{Instant, op};
 
+use crate::cancel;
 use crate::context;
 use crate::runtime::Shared;
 use crate::task::{Options, TaskRef};
@@ -244,6 +245,16 @@ impl<T> JoinHandle<T> {
     pub fn thread(&self) -> &Thread {
         Thread::from_ref(self.task())
     }
+
+    /// Its end wakes `waiter` from now on. False if it has ended.
+    pub(crate) fn start_waiting(&self, waiter: TaskRef) -> bool {
+        self.task().join.start_waiting(waiter)
+    }
+
+    /// Its end wakes nobody, or has done so.
+    pub(crate) fn stop_waiting(&self) {
+        self.task().join.stop_waiting();
+    }
 }
 
 impl<T> Drop for JoinHandle<T> {
@@ -328,6 +339,15 @@ pub struct ThreadId(u64);
 /// The current task, or thread.
 pub fn current() -> Thread {
     Thread(context::current())
+}
+
+/// Whether the current task should come to its end: it was [cancelled](JoinHandle::cancel), or is past a
+/// [deadline](crate::time::timeout) around this call, and nothing [shields](crate::shield) it. Its waits fail then; this is for
+/// code that does not wait, or cannot tell from an error.
+pub fn is_canceled() -> bool {
+    // SAFETY: used in this frame, which is the task's.
+    let current = unsafe { context::Current::get() };
+    cancel::is_canceled(&current)
 }
 
 /// Lets other tasks of this worker run first.

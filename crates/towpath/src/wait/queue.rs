@@ -41,6 +41,9 @@ impl<D> Node<D> {
     }
 }
 
+// SAFETY: what is not `Send` in it are links, which are followed under the queue's lock only.
+unsafe impl<D: Send> Send for Node<D> {}
+
 /// Those who wait, oldest first.
 pub(crate) struct Queue<D> {
     first: *const Node<D>,
@@ -59,6 +62,14 @@ impl<D> Queue<D> {
     /// Whether nobody waits. Somebody who has just given up may still be counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_null()
+    }
+
+    /// Whether somebody waits who is not `waiter`.
+    pub(crate) fn has_other_than(&self, waiter: &Waiter) -> bool {
+        // SAFETY: queued nodes are alive.
+        let mut nodes =
+            std::iter::successors(unsafe { self.first.as_ref() }, |node| unsafe { node.next.get().as_ref() });
+        nodes.any(|node| !ptr::eq(node.waiter.get(), waiter))
     }
 
     /// Queues a node, claimed as arm number `index` of its waiter: as the last, or as the first.

@@ -23,11 +23,13 @@ const DONE: usize = 3;
 const KINDS: usize = 4;
 
 /// Who waits. In the frame or the future that waits, and alive until its nodes have left their queues.
-pub(crate) struct Waiter {
+#[derive(Debug)]
+pub struct Waiter {
     state: AtomicUsize,
     who: Who,
 }
 
+#[derive(Debug)]
 enum Who {
     /// A task, or a thread in the role of one, which lives while it waits.
     Task(NonNull<Header>),
@@ -71,7 +73,7 @@ impl Waiter {
             Who::Task(task) if context::is_home_of(unsafe { task.as_ref() }) => Wake(Target::Here(*task)),
             // SAFETY: as above.
             Who::Task(task) => Wake(Target::Task(unsafe { TaskRef::from_alive(*task) })),
-            Who::Future(waker) => Wake(Target::Waker(lock(waker).take())),
+            Who::Future(waker) => Wake(lock(waker).take().map_or(Target::Nobody, Target::Waker)),
         };
         // Only whoever claimed it writes this.
         let state = self.state.load(Ordering::Relaxed);
@@ -140,18 +142,21 @@ impl Waiter {
     }
 }
 
-/// Somebody to be woken.
+/// Somebody to be woken, or nobody.
 #[must_use]
 pub(crate) struct Wake(Target);
 
 enum Target {
+    Nobody,
     /// A task of this thread.
     Here(NonNull<Header>),
     Task(TaskRef),
-    Waker(Option<task::Waker>),
+    Waker(task::Waker),
 }
 
 impl Wake {
+    pub(crate) const NOBODY: Wake = Wake(Target::Nobody);
+
     #[inline]
     pub(crate) fn wake(self) {
         match self.0 {
@@ -161,11 +166,8 @@ impl Wake {
                 context::with_worker(|worker: &Worker| worker.make_ready(task));
             }
             Target::Task(task) => task.wake(),
-            Target::Waker(waker) => {
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-            }
+            Target::Waker(waker) => waker.wake(),
+            Target::Nobody => {}
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The synchronisation suite: locks, channels and all that tasks, plain threads and futures wait for each other with, on
 //! every backend. The letters and numbers in the tests' names are those of the project's list of behaviours.
 
+mod channels;
 #[path = "../conformance/common.rs"]
 #[allow(dead_code, reason = "each suite uses a part of it")]
 mod common;
 mod event;
 mod mutex;
 mod parties;
+mod select;
 mod semaphore;
 
 use std::process::ExitCode;
@@ -36,6 +38,30 @@ const PERMITS: &[Test] = &[
     test!(event::l14_many_waiters).busy(),
 ];
 
+const CHANNELS: &[Test] = &[
+    test!(channels::l09_each_message_once_and_in_order).busy(),
+    test!(channels::l09_senders_get_their_messages_back).busy(),
+    test!(channels::l09_receivers_learn_of_the_end),
+    test!(channels::l09_bounds),
+    test!(channels::l04_cancelled_as_a_message_comes).busy(),
+    test!(channels::l14_many_waiters).busy(),
+    test!(channels::cancelled_tasks),
+    test!(channels::futures_that_are_dropped),
+];
+
+const SELECT: &[Test] = &[
+    test!(select::l11_fair_over_64_channels).busy(),
+    test!(select::l11_nothing_is_lost_or_taken_twice).busy(),
+    test!(select::k06_losers_leave_nothing_behind).busy(),
+    test!(select::sending_to_and_receiving_from_one_channel),
+    test!(select::every_case),
+    test!(select::operations_lose_no_byte),
+    test!(select::times),
+    test!(select::cancelled_selects).busy(),
+    test!(select::forms),
+    test!(select::wakers_that_outlive_the_select).busy(),
+];
+
 fn main() -> ExitCode {
-    towpath_harness::main(&[LOCKS, PERMITS].concat())
+    towpath_harness::main(&[LOCKS, PERMITS, CHANNELS, SELECT].concat())
 }
