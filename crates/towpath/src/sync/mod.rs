@@ -16,10 +16,12 @@ pub mod mpmc;
 pub mod mpsc;
 mod mutex;
 mod poison;
+mod rwlock;
 mod semaphore;
 
 pub use event::Event;
 pub use mutex::{Mutex, MutexGuard};
 pub use poison::LockTimeoutError;
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Semaphore, SemaphorePermit};
 pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak, atomic};

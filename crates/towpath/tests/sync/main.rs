@@ -8,7 +8,11 @@ mod common;
 mod event;
 mod mutex;
 mod parties;
+<<<<<<< Updated upstream
 mod select;
+=======
+mod rwlock;
+>>>>>>> Stashed changes
 mod semaphore;
 
 use std::process::ExitCode;
@@ -24,6 +28,17 @@ const LOCKS: &[Test] = &[
     test!(mutex::l04_cancelled_as_it_is_handed_over).busy(),
     test!(mutex::l14_many_waiters).busy(),
     test!(mutex::futures_that_are_dropped).busy(),
+];
+
+const RWLOCKS: &[Test] = &[
+    test!(rwlock::l02_timeout_races_unlock).busy(),
+    test!(rwlock::l06_readers_or_one_writer).busy(),
+    test!(rwlock::l06_readers_and_writers_take_turns),
+    test!(rwlock::l06_nobody_starves),
+    test!(rwlock::l06_a_writer_that_gives_up_lets_readers_in),
+    test!(rwlock::l06_cancelled_as_it_is_let_in).busy(),
+    test!(rwlock::l06_poisoning),
+    test!(rwlock::l14_many_readers).busy(),
 ];
 
 const PERMITS: &[Test] = &[
@@ -63,5 +78,9 @@ const SELECT: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
+<<<<<<< Updated upstream
     towpath_harness::main(&[LOCKS, PERMITS, CHANNELS, SELECT].concat())
+=======
+    towpath_harness::main(&[LOCKS, RWLOCKS, PERMITS].concat())
+>>>>>>> Stashed changes
 }
