@@ -8,11 +8,8 @@ mod common;
 mod event;
 mod mutex;
 mod parties;
-<<<<<<< Updated upstream
-mod select;
-=======
 mod rwlock;
->>>>>>> Stashed changes
+mod select;
 mod semaphore;
 
 use std::process::ExitCode;
@@ -78,9 +75,5 @@ const SELECT: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-<<<<<<< Updated upstream
-    towpath_harness::main(&[LOCKS, PERMITS, CHANNELS, SELECT].concat())
-=======
-    towpath_harness::main(&[LOCKS, RWLOCKS, PERMITS].concat())
->>>>>>> Stashed changes
+    towpath_harness::main(&[LOCKS, RWLOCKS, PERMITS, CHANNELS, SELECT].concat())
 }
