@@ -343,9 +343,12 @@ impl Loop {
         }
     }
 
-    /// When the next timer or time-out is due, or a little earlier.
+    /// When the next timer or time-out is due, or a little earlier; or when the loop has to look again at a descriptor that
+    /// is announced as ready and is not.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.0.core.borrow().wheel.next().map(Instant)
+        let core = self.0.core.borrow();
+        let due = core.backend.due().unwrap_or(u64::MAX);
+        Some(Instant(core.wheel.next().unwrap_or(u64::MAX).min(due))).filter(|at| *at != Instant::NEVER)
     }
 
     /// Whether both are handles to one loop.

@@ -112,6 +112,10 @@ unsafe impl<B: Backend> Backend for Checked<B> {
         waited
     }
 
+    fn due(&self) -> Option<u64> {
+        self.inner.due()
+    }
+
     fn now(&self) -> u64 {
         self.inner.now()
     }

@@ -145,6 +145,12 @@ pub unsafe trait Backend {
     /// An error means that nothing can be waited for any more; it is not an operation's error.
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Completions) -> io::Result<()>;
 
+    /// When the next `wait` has something to do although nothing tells of it, by [`now`](Backend::now): for who polls
+    /// [`as_fd`](Backend::as_fd) meanwhile. `None`: never.
+    fn due(&self) -> Option<u64> {
+        None
+    }
+
     /// The time, in nanoseconds of a monotonic clock.
     fn now(&self) -> u64;
 

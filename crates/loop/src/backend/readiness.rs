@@ -670,6 +670,13 @@ unsafe impl<P: Poller> Backend for Readiness<P> {
         waited
     }
 
+    fn due(&self) -> Option<u64> {
+        if !self.finished.is_empty() || !self.orphaned.is_empty() {
+            return Some(0);
+        }
+        (!self.resting.is_empty()).then_some(self.rest_until)
+    }
+
     fn now(&self) -> u64 {
         super::clock::monotonic_now()
     }

@@ -171,7 +171,12 @@ file_transfer! {
     ///
     /// What a file has in memory is read at once, without a thread or a turn of the ring (`RWF_NOWAIT`, where the file
     /// system knows it). Pipes, terminals and sockets wait by readiness, and order is kept, as for [`recv`](super::recv);
-    /// their blocking mode does not matter.
+    /// their blocking mode does not matter, and is left alone, since others may share it: standard input, say.
+    ///
+    /// A terminal is read when it is ready, which in its usual mode means when a line is complete; not before, so that a read
+    /// that is cancelled, or out of time, has taken nothing from who shares the terminal. Its ends are the system's: 0 where
+    /// somebody typed the end of file or hung up, `EIO` for the controlling side (`ptmx`) when nobody has the other one open any
+    /// more. A background process that reads its terminal is stopped (`SIGTTIN`), or gets `EIO`, as with `read(2)`.
     ///
     /// io_uring: `IORING_OP_READV` (5.1); elsewhere `preadv(2)` in the pool, or for streams `preadv2(2)` with
     /// `RWF_NOWAIT` and readiness to read.

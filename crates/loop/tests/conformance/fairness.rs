@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::{Duration, Instant as StdInstant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use towpath_harness::{net, sys};
-use towpath_loop::{Loop, Socket, op};
+use towpath_loop::{Loop, SockAddr, Socket, op};
 
 use crate::common::*;
 
@@ -207,4 +210,43 @@ pub fn n06_idle_loop_sleeps() {
     assert!(after.ticks - before.ticks <= 3, "{} wake-ups in a second", after.ticks - before.ticks);
     assert!(after.syscalls - before.syscalls <= 10, "{} system calls", after.syscalls - before.syscalls);
     drop(tickets);
+}
+
+/// N5: a descriptor that polls as writable and is not. Nothing tells when it is, so who drives the loop from outside has to be
+/// told when to look.
+pub fn n05_false_readiness_of_an_embedded_loop() {
+    let loop_ = new_loop();
+    let path = std::env::temp_dir().join(format!("towpath-full-{}", std::process::id()));
+    let full = UnixDatagram::bind(&path).unwrap();
+    full.set_nonblocking(true).unwrap();
+    let stuffer = UnixDatagram::unbound().unwrap();
+    stuffer.set_nonblocking(true).unwrap();
+    while stuffer.send_to(b"x", &path).is_ok() {}
+    let source = socket(UnixDatagram::unbound().unwrap());
+    let sent = Log::new();
+    let log = sent.clone();
+    let to = SockAddr::from(&socket2::SockAddr::unix(&path).unwrap());
+    loop_.submit(op::send_to(&source, b"late".to_vec(), to), move |_, sent| log.add(sent.unwrap().0));
+    poke(&loop_);
+    let room = std::thread::spawn(move || {
+        // When the loop is asleep, as far as can be.
+        std::thread::sleep(20 * MS);
+        while full.recv(&mut [0; 8]).is_ok() {}
+        full
+    });
+    let begun = StdInstant::now();
+    while sent.len() == 0 {
+        assert!(begun.elapsed() < towpath_harness::patience(Duration::from_secs(3)), "it was told to sleep");
+        let sleep = loop_.next_deadline().map(|at| at.saturating_duration_since(loop_.clock()));
+        let sleep = Timespec::try_from(sleep.unwrap_or(Duration::from_secs(10))).unwrap();
+        let watch = |fd: BorrowedFd<'_>| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&sleep));
+        match loop_.with_fd(|fd| fd.map(watch)) {
+            Some(polled) => _ = polled.unwrap(),
+            None => std::thread::sleep(MS),
+        }
+        poke(&loop_);
+    }
+    drop(room.join().unwrap());
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(sent.all(), [4]);
 }

@@ -174,6 +174,7 @@ const FILES: &[Test] = &[
     test!(files::waiting::g20_warm_reads).busy(),
     test!(files::waiting::e08_pipes).busy(),
     test!(files::waiting::e08_terminal),
+    test!(files::waiting::e08_terminal_is_shared),
     test!(files::waiting::e09_fifo),
     test!(files::waiting::c11_dropped_open).busy().seconds(20),
     test!(files::waiting::c17_cancelled_in_the_queue).busy(),
@@ -208,6 +209,7 @@ const FAIRNESS: &[Test] = &[
     test!(fairness::n02_flood_and_trickle).busy().alone().built_in(TIMED),
     test!(fairness::n04_each_before_any_twice).busy(),
     test!(fairness::n05_nobody_waits_nobody_spins),
+    test!(fairness::n05_false_readiness_of_an_embedded_loop),
     test!(fairness::n06_idle_loop_sleeps),
 ];
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant as StdInstant};
 
@@ -116,17 +117,7 @@ pub fn e08_pipes() {
 /// E8: a terminal in blocking mode, which knows no way to be tried without blocking.
 pub fn e08_terminal() {
     let loop_ = current_loop();
-    // SAFETY: system calls without pointers, and new descriptors that are nobody else's.
-    let (master, slave) = unsafe {
-        let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
-        if master < 0 || libc::grantpt(master) < 0 || libc::unlockpt(master) < 0 {
-            towpath_harness::skip("no pseudo-terminals here");
-        }
-        let slave = libc::ioctl(master, libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
-        assert!(slave >= 0);
-        use std::os::fd::FromRawFd;
-        (fs::File::from_raw_fd(master), File::from_raw_fd(slave))
-    };
+    let (master, slave) = terminal();
     let pool = loop_.stats().pool_threads;
     let waiting: Vec<_> = (0..3).map(|_| loop_.start(op::read(&slave, vec![0; 16]))).collect();
     loop_.start(op::timer(Duration::from_millis(2))).take().unwrap().unwrap();
@@ -148,6 +139,78 @@ pub fn e08_terminal() {
     // Gone.
     drop(master);
     assert!(matches!(op::read(&slave, &mut buf).wait(), Ok(0) | Err(_)));
+}
+
+/// A pseudo-terminal: its controlling side, and the other one, in blocking mode.
+fn terminal() -> (fs::File, File) {
+    // SAFETY: system calls without pointers, and new descriptors that are nobody else's.
+    unsafe {
+        let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        if master < 0 || libc::grantpt(master) < 0 || libc::unlockpt(master) < 0 {
+            towpath_harness::skip("no pseudo-terminals here");
+        }
+        let slave = libc::ioctl(master, libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        assert!(slave >= 0);
+        use std::os::fd::FromRawFd;
+        (fs::File::from_raw_fd(master), File::from_raw_fd(slave))
+    }
+}
+
+/// The terminal is shared: its mode is left alone, nothing is taken before there is a line, nor by a read that was cancelled,
+/// and who is quicker does not block the loop.
+pub fn e08_terminal_is_shared() {
+    let loop_ = current_loop();
+    let (master, slave) = terminal();
+    let plain = fs::File::from(slave.as_fd().try_clone_to_owned().unwrap());
+    let read_plainly = || {
+        let mut buf = [0; 16];
+        let n = (&plain).read(&mut buf).unwrap();
+        String::from_utf8(buf[..n].to_vec()).unwrap()
+    };
+    let write = |text: &str| (&master).write_all(text.as_bytes()).unwrap();
+    // Half a line is none.
+    let mut waiting = loop_.start(op::read(&slave, vec![0; 16]));
+    write("ha");
+    loop_.start(op::timer(Duration::from_millis(5))).take().unwrap().unwrap();
+    assert!(waiting.try_take().is_none());
+    write("lf\n");
+    let (n, bytes) = waiting.take().unwrap().unwrap();
+    assert_eq!(&bytes[..n], b"half\n");
+    // Cancelled, or out of time.
+    let waiting = loop_.start(op::read(&slave, vec![0; 16]));
+    loop_.start(op::timer(Duration::from_millis(2))).take().unwrap().unwrap();
+    assert!(loop_.cancel(waiting.id()));
+    assert!(is_canceled(&error(waiting.take().unwrap())));
+    assert_timed_out(op::read(&slave, &mut [0; 16]).timeout(Duration::from_millis(2)).wait());
+    write("kept\n");
+    assert_eq!(read_plainly(), "kept\n");
+    // Somebody else is quicker.
+    for _ in 0..20 {
+        let waiting = loop_.start(op::read(&slave, vec![0; 16]));
+        loop_.tick(Some(Duration::from_millis(1))).unwrap();
+        write("theirs\n");
+        assert_eq!(read_plainly(), "theirs\n");
+        loop_.start(op::timer(Duration::from_millis(2))).take().unwrap().unwrap();
+        write("ours\n");
+        let (n, bytes) = waiting.take().unwrap().unwrap();
+        assert_eq!(&bytes[..n], b"ours\n");
+    }
+    assert!(!rustix::fs::fcntl_getfl(&slave).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    // The end that is typed, and the end of the other side.
+    let waiting = loop_.start(op::read(&slave, vec![0; 16]));
+    write("\x04");
+    assert_eq!(waiting.take().unwrap().unwrap().0, 0);
+    let master = File::from(master);
+    op::write(&slave, b"last").wait().unwrap();
+    let mut echo = Vec::new();
+    while !echo.ends_with(b"last") {
+        let (n, bytes) = op::read(&master, vec![0; 64]).timeout(Duration::from_secs(1)).wait().unwrap();
+        echo.extend_from_slice(&bytes[..n]);
+    }
+    let waiting = loop_.start(op::read(&master, vec![0; 16]));
+    poke(&loop_);
+    drop((plain, slave));
+    assert_eq!(errno(waiting.take().unwrap()), libc::EIO);
 }
 
 /// E9: opening a FIFO waits for its other end: the loop goes on, and it can be cancelled, on any thread and by dropping
