@@ -3,6 +3,7 @@
 //! An operation's life is [`Core::begin`] → backend → [`Completions`] → [`Core::settle`] → delivery, whichever way it is
 //! waited for. The [loop](crate::Loop) borrows the core for as long as its own code runs, never while others' does.
 
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub(crate) struct Core {
     chain: Vec<Chained>,
     /// Deadlines of streams that are held back.
     pub(crate) held: Vec<(OpId, u64)>,
+    /// How far transfers are whose progress somebody wants to know.
+    pub(crate) reports: VecDeque<(OpId, usize)>,
     pub(crate) stats: Stats,
 }
 
@@ -96,6 +99,7 @@ impl Core {
             background: 0,
             chain: Vec::new(),
             held: Vec::new(),
+            reports: VecDeque::new(),
             stats: Stats::default(),
         }
     }
@@ -155,6 +159,12 @@ impl Core {
         let slot = self.slots.at(id.index);
         slot.sink = Sink::Waiting(waiting);
         slot.progress = progress;
+        if progress > 0
+            && let Started::Request(request) = &started
+            && request.progress().is_some()
+        {
+            self.reports.push_back((id, progress));
+        }
         let Some(result) = self.begin(id, started, options, tried) else { return Ok(id) };
         match self.settle(id, result) {
             // An `all` transfer that goes on, or an accept held back.
@@ -353,7 +363,7 @@ impl Core {
 
     /// How long the backend may sleep.
     pub(crate) fn timeout(&self, wait: Option<Duration>, what: Gather) -> Option<Duration> {
-        if what == Gather::All && !self.done.is_empty() {
+        if what == Gather::All && !(self.done.is_empty() && self.reports.is_empty()) {
             return Some(Duration::ZERO);
         }
         if wait == Some(Duration::ZERO) {
@@ -464,7 +474,16 @@ impl Core {
                 slot.progress += moved;
                 if rest && !ended {
                     slot.flags.pooled = false;
+                    let reports = slot.request.progress().is_some();
+                    if reports {
+                        self.reports.push_back((id, slot.progress));
+                    }
                     result = dispatch(&mut *self.backend, &mut self.offload, id, slot, false)?;
+                    if reports {
+                        // One part is told before the next one is settled.
+                        self.finish_later(id, result);
+                        return None;
+                    }
                     continue;
                 }
                 result = if rest { -libc::ECANCELED } else { 0 };

@@ -20,6 +20,7 @@ use crate::instant::Instant;
 use crate::mpsc::{Consumer, inbox};
 use crate::op::{Detach, Operation, Outcome};
 use crate::operation::{Kind, OPERATIONS, OpId, Request, Support};
+use crate::progress;
 use crate::remote::{Errand, Message, Remote, Shared};
 use crate::slots::{Phase, Sink, Why};
 use crate::stats::Stats;
@@ -227,10 +228,28 @@ impl Loop {
         for _ in 0..due {
             self.deliver_next(false);
         }
+        let told = self.tell_progress();
         if self.0.embedded.get() {
-            self.settle_descriptor(due + errands > 0);
+            self.settle_descriptor(due + errands + told > 0);
         }
         Ok(due)
+    }
+
+    /// Tells how far transfers are, to those who want to know. How many.
+    fn tell_progress(&self) -> usize {
+        let due = self.0.core.borrow().reports.len();
+        for _ in 0..due {
+            let mut core = self.0.core.borrow_mut();
+            let Some((id, bytes)) = core.reports.pop_front() else { break };
+            let slot = core.slots.get(id).filter(|slot| !slot.flags.removed);
+            let Some(progress) = slot.and_then(|slot| slot.request.progress()) else { continue };
+            drop(core);
+            let in_flight = || self.0.core.borrow_mut().slots.get(id).is_some();
+            // SAFETY: the operation is in flight, so what its request points to is there, and nobody else uses it now; and it
+            // is asked again after foreign code has run, which may have closed the loop.
+            unsafe { progress::tell(progress, bytes, &in_flight) };
+        }
+        due
     }
 
     /// Ticks until nothing is in flight, but what is in the [background](Loop::set_background), or [`stop`](Loop::stop) is

@@ -54,6 +54,7 @@ mod op_stream;
 pub mod operation;
 mod pool;
 mod prefetch;
+mod progress;
 mod pull;
 mod remote;
 mod signal;

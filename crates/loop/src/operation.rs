@@ -13,6 +13,7 @@ use crate::addr::SockAddr;
 use crate::backend::signal::Watcher;
 use crate::core::group::Head;
 pub use crate::flow::Flow;
+use crate::progress::Report;
 
 /// Names one operation of one loop, for ever: the slot may be used again, the generation tells the uses apart.
 ///
@@ -95,7 +96,7 @@ pub enum Request {
     SendMsgZc { handle: Handle, msg: *const libc::msghdr, flags: i32, uncopied: *mut usize },
     /// `sendfile(2)` to the socket `handle`, never raising SIGPIPE; the result is the number of bytes, 0 at the end of
     /// the file. From `at`, or the file's cursor ([`CURSOR`]).
-    SendFile { handle: Handle, file: RawFd, at: u64, len: usize },
+    SendFile { handle: Handle, file: RawFd, at: u64, len: usize, progress: Option<ProgressRef> },
     /// `splice(2)` between pipes, and between a pipe and a socket in non-blocking mode, never raising SIGPIPE; the result is
     /// the number of bytes, 0 at the end of the source, or [`NOT_READY`].
     Splice { from: Handle, to: Handle, args: *mut Splice },
@@ -282,6 +283,10 @@ pub enum Step {
 /// A group of operations, as the loop keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GroupRef(pub(crate) NonNull<Head>);
+
+/// Who wants to know how far a transfer is; the loop's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProgressRef(pub(crate) NonNull<Report>);
 
 /// How an operation of a batch depends on the one before it; said of the one before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -706,6 +711,14 @@ impl Request {
     pub fn flow(&self) -> Option<*const Flow> {
         match *self {
             Request::AcceptMulti { flow, .. } | Request::RecvMulti { flow, .. } => Some(flow),
+            _ => None,
+        }
+    }
+
+    /// Who wants to know how far it is.
+    pub(crate) fn progress(&self) -> Option<ProgressRef> {
+        match *self {
+            Request::SendFile { progress, .. } => progress,
             _ => None,
         }
     }

@@ -117,7 +117,7 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
             unsafe { libc::sendmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
         }
-        Request::SendFile { handle, file, at, len } => {
+        Request::SendFile { handle, file, at, len, .. } => {
             let mut offset = at as libc::off_t;
             let place = if at == CURSOR { std::ptr::null_mut() } else { &raw mut offset };
             let len = len.min(TRANSFER_MAX);

@@ -85,7 +85,7 @@ pub use path::{
 pub use place::Place;
 pub(crate) use process::received;
 pub use process::{Received, WaitChild, wait_child};
-pub use sendfile::{SendFile, sendfile};
+pub use sendfile::{Progress, SendFile, sendfile};
 pub use splice::{Splice, splice};
 pub(crate) use stream::Part;
 pub use stream::{AcceptMulti, RecvMulti, Streaming, accept_multi, recv_multi};

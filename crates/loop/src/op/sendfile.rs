@@ -1,6 +1,6 @@
 //! From a file to a socket without a detour through the process.
 
-use std::io;
+use std::{fmt, io};
 
 use rustix::fs::{OFlags, fcntl_getfl};
 
@@ -8,22 +8,24 @@ use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to
 use crate::backend::attempt::borrow;
 use crate::descriptor::{Nature, Target};
 use crate::operation::{CURSOR, Request};
+pub use crate::progress::Progress;
+use crate::progress::Reporter;
 
 /// A send of a file: see [`sendfile`].
 #[must_use = "operations do nothing until they are submitted or waited for"]
-#[derive(Debug)]
-pub struct SendFile<'s> {
+pub struct SendFile<'s, P = ()> {
     socket: Target<'s>,
     file: Target<'s>,
     at: Option<u64>,
     len: usize,
+    reporter: Reporter<P>,
     options: Options,
 }
 
 /// Sends up to `len` bytes of a file to a stream socket; the outcome is the number of bytes, 0 at the end of the file.
 ///
-/// Each step sends what the socket has room for. Without [`all`](SendFile::all) the operation is one step, so that whoever
-/// wants to know how far it is submits them one after the other.
+/// Each step sends what the socket has room for. Without [`all`](SendFile::all) the operation is one step;
+/// [`progress`](SendFile::progress) tells of each.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -49,10 +51,33 @@ pub struct SendFile<'s> {
 /// `InvalidInput` for a socket in blocking mode (one of ours never is), for a source that cannot be mapped (a pipe, a
 /// socket), and for an offset beyond `i64::MAX`.
 pub fn sendfile<'s>(socket: impl Into<Target<'s>>, file: impl Into<Target<'s>>, len: usize) -> SendFile<'s> {
-    SendFile { socket: socket.into(), file: file.into(), at: None, len, options: Options::NONE }
+    let reporter = Reporter::new(());
+    SendFile { socket: socket.into(), file: file.into(), at: None, len, reporter, options: Options::NONE }
 }
 
-impl SendFile<'_> {
+impl<'s> SendFile<'s> {
+    /// Calls `f` after each part that was sent, with the number of bytes so far; for the last time before the outcome is
+    /// delivered. It is called where callbacks are, on the loop's thread, and for the last part by whoever waits; not when
+    /// nobody wants the outcome any more.
+    ///
+    /// ```
+    /// # use std::os::fd::{AsFd, OwnedFd};
+    /// # use towpath_loop::{Socket, op};
+    /// # let (here, _there) = std::os::unix::net::UnixStream::pair()?;
+    /// # let here = Socket::from(OwnedFd::from(here));
+    /// # let file = std::fs::File::open("/proc/self/exe")?;
+    /// let mut sent = 0;
+    /// op::sendfile(&here, file.as_fd(), 1000).all(true).progress(|bytes| sent = bytes).wait()?;
+    /// assert_eq!(sent, 1000);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn progress<F: FnMut(usize)>(self, f: F) -> SendFile<'s, F> {
+        let SendFile { socket, file, at, len, reporter: _, options } = self;
+        SendFile { socket, file, at, len, reporter: Reporter::new(f), options }
+    }
+}
+
+impl<P: Progress> SendFile<'_, P> {
     limits!();
 
     /// Begins at this offset, and leaves the file's cursor alone.
@@ -69,10 +94,12 @@ impl SendFile<'_> {
 
     /// [Waits](Operation::wait), and tells how many bytes were sent also where it failed.
     pub fn wait_counted(mut self) -> (usize, io::Result<()>) {
-        crate::wait::wait(self.options, |begin| self.start(begin)).bytes()
+        let (n, result) = crate::wait::wait(self.options, |begin| self.start(begin)).bytes();
+        self.reporter.finish(n);
+        (n, result)
     }
 
-    fn request(&self) -> Result<Request, i32> {
+    fn request(&mut self) -> Result<Request, i32> {
         let (handle, file) = (self.socket.handle()?, self.file.handle()?.fd);
         let at = match self.at {
             None => CURSOR,
@@ -83,12 +110,19 @@ impl SendFile<'_> {
         if self.socket.nature()? != Nature::Socket || !mode.contains(OFlags::NONBLOCK) {
             return Err(libc::EINVAL);
         }
-        Ok(Request::SendFile { handle, file, at, len: self.len })
+        Ok(Request::SendFile { handle, file, at, len: self.len, progress: self.reporter.request() })
     }
 }
 
-// SAFETY: the request has no pointers, and both targets keep their descriptors open.
-unsafe impl Operation for SendFile<'_> {
+impl<P> fmt::Debug for SendFile<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (socket, file) = (&self.socket, &self.file);
+        f.debug_struct("SendFile").field("socket", socket).field("file", file).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the request points to the reporter in `self` at most, and both targets keep their descriptors open.
+unsafe impl<P: Progress> Operation for SendFile<'_, P> {
     type Output = io::Result<usize>;
     fn options(&self) -> Options {
         self.options
@@ -100,18 +134,22 @@ unsafe impl Operation for SendFile<'_> {
             Err(errno) => Started::failed(errno),
         }
     }
-    fn finish(self, outcome: Outcome) -> Self::Output {
+    fn finish(mut self, outcome: Outcome) -> Self::Output {
         let (n, result) = outcome.bytes();
+        self.reporter.finish(n);
         result.map(|()| n)
     }
-}
-
-impl Detach for SendFile<'_> {
-    type Owned = SendFile<'static>;
-    fn detach(self) -> SendFile<'static> {
-        let SendFile { socket, file, at, len, options } = self;
-        SendFile { socket: socket.detach(), file: file.detach(), at, len, options }
+    fn discard(self, _: Outcome) {
+        // Nobody wants to know.
     }
 }
 
-ways_to_wait!(SendFile<'s> => SendFile<'static>);
+impl<P: Progress + 'static> Detach for SendFile<'_, P> {
+    type Owned = SendFile<'static, P>;
+    fn detach(self) -> SendFile<'static, P> {
+        let SendFile { socket, file, at, len, reporter, options } = self;
+        SendFile { socket: socket.detach(), file: file.detach(), at, len, reporter, options }
+    }
+}
+
+ways_to_wait!(SendFile<'s, P: Progress> => SendFile<'static, P>);

@@ -115,6 +115,8 @@ const MESSAGES: &[Test] = &[
     test!(sendfile::d22_sendfile_steps),
     test!(sendfile::d22_sendfile_stalls),
     test!(sendfile::d22_sendfile_refused),
+    test!(sendfile::d22_sendfile_progress).busy(),
+    test!(sendfile::d22_sendfile_progress_meddles),
     test!(zero_copy::d23_zero_copy_sends),
     test!(zero_copy::d23_zero_copy_all_in_order).busy().seconds(10),
     test!(zero_copy::d23_zero_copy_keeps_the_buffer),

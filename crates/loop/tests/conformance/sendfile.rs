@@ -134,3 +134,94 @@ pub fn d22_sendfile_refused() {
     let (blocking, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
     assert_eq!(errno(op::sendfile(blocking.as_fd(), file.as_fd(), 10).wait()), libc::EINVAL);
 }
+
+/// Each part is told, on the way and at the end, by each way of waiting; and nobody is told who does not want to know.
+pub fn d22_sendfile_progress() {
+    let loop_ = current_loop();
+    let file = file();
+    let check = |told: &[usize], sent: usize| {
+        assert!(told.is_sorted_by(|a, b| a < b), "{told:?}");
+        assert_eq!(told.last(), Some(&sent));
+    };
+    for way in 0..3 {
+        let (here, mut there) = half_unix();
+        let told = Log::new();
+        let reader = {
+            let told = told.clone();
+            if way < 2 {
+                // Reads as much as it is told of, so that it ends only if each part is told.
+                let log = told.clone();
+                let mut there = there.try_clone().unwrap();
+                let mut read = 0;
+                let tell = move |bytes: usize| {
+                    log.add(bytes);
+                    there.read_exact(&mut vec![0; bytes - read]).unwrap();
+                    read = bytes;
+                };
+                let send = op::sendfile(&here, file.as_fd(), LEN).at(0).all(true).progress(tell);
+                let sent = if way == 0 { send.wait() } else { loop_.start(send).take().unwrap() };
+                check(&told.all(), sent.unwrap());
+                assert!(told.len() > 1, "there is no room for all of it");
+                continue;
+            }
+            std::thread::spawn(move || there.read_exact(&mut vec![0; LEN]).unwrap())
+        };
+        let log = told.clone();
+        let send = op::sendfile(&here, file.as_fd(), LEN).at(0).all(true);
+        let sent = complete(&loop_, send.progress(move |bytes| log.add(bytes))).unwrap();
+        reader.join().unwrap();
+        check(&told.all(), sent);
+    }
+    // What was sent before the time was over is told, and a step that is one.
+    let (here, _there) = half_unix();
+    let mut told = 0;
+    let send = op::sendfile(&here, file.as_fd(), LEN).at(0).all(true).progress(|bytes| told = bytes);
+    let (sent, result) = send.timeout(Duration::from_millis(10)).wait_counted();
+    assert_timed_out(result);
+    assert!(sent > 0 && told == sent);
+    let (here, _there) = half_unix();
+    let mut told = Vec::new();
+    op::sendfile(&here, file.as_fd(), 10).at(0).progress(|bytes| told.push(bytes)).wait().unwrap();
+    assert_eq!(told, [10]);
+}
+
+/// A12, A14, C4: who is told may remove the operation, close the loop, or panic.
+pub fn d22_sendfile_progress_meddles() {
+    let file = file();
+    for what in ["remove", "close", "panic"] {
+        let loop_ = new_loop();
+        let (here, there) = half_unix();
+        let (fate, fated) = Fate::new();
+        let told = Log::new();
+        let (log, handle) = (told.clone(), loop_.clone());
+        let id = std::rc::Rc::new(std::cell::Cell::new(None));
+        let known = id.clone();
+        let tell = move |bytes: usize| {
+            log.add(bytes);
+            match what {
+                "remove" => assert!(handle.remove(known.get().unwrap())),
+                "close" => handle.close(),
+                _ => panic!("on purpose"),
+            }
+        };
+        let send = op::sendfile(&here, file.as_fd(), LEN).at(0).all(true).progress(tell);
+        id.set(Some(loop_.submit(send, move |_, _| fated.call())));
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while told.len() == 0 {
+                loop_.tick(Some(Duration::from_millis(100))).unwrap();
+            }
+        }));
+        assert_eq!(end.is_err(), what == "panic");
+        if what == "panic" {
+            // The transfer goes on, and is over when the peer is gone.
+            drop(there);
+            tick_until(&loop_, || fate.is_over());
+            assert_eq!(fate.calls(), 1);
+        } else {
+            if what == "remove" {
+                tick_until(&loop_, || loop_.in_flight() == 0);
+            }
+            assert_eq!((fate.calls(), told.len()), (0, 1));
+        }
+    }
+}
