@@ -70,14 +70,14 @@ static ENGINES: [Engine; 12] = [
     Engine {
         name: "towpath-uring",
         scales: true,
-        scenarios: &[TASKS, TIMERS, FILE_RANDOM, FILE_STREAM],
+        scenarios: &[TASKS, CHANNELS, LOCKS, TIMERS, FILE_RANDOM, FILE_STREAM],
         needs: Needs::IoUring,
         run: engine::towpath::run_uring,
     },
     Engine {
         name: "towpath-epoll",
         scales: true,
-        scenarios: &[TASKS, TIMERS, FILE_RANDOM, FILE_STREAM],
+        scenarios: &[TASKS, CHANNELS, LOCKS, TIMERS, FILE_RANDOM, FILE_STREAM],
         needs: Needs::Nothing,
         run: engine::towpath::run_epoll,
     },

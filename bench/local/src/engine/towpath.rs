@@ -1,15 +1,16 @@
-//! Towpath: tasks on its runtime, timers on its loop.
+//! Towpath: tasks, channels and locks on its runtime, timers on its loop.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use towpath::sync::{Mutex, mpmc, mpsc};
 use towpath::thread::{self, JoinHandle, Thread};
 use towpath_loop::{BackendKind, Config, op};
 
-use crate::blocking::{self, Tasks};
+use crate::blocking::{self, Channels, Locks, Queue, Tasks};
 use crate::measure::*;
-use crate::{Options, TIMERS};
+use crate::{CHANNELS, LOCKS, Options, TIMERS};
 
 pub fn run_uring(options: &Options) -> Outcome {
     run(options, BackendKind::IoUring)
@@ -26,9 +27,13 @@ fn run(options: &Options, backend: BackendKind) -> Outcome {
     let builder = towpath::Runtime::builder().workers(options.workers).backend(backend);
     // SAFETY: no crate that its tasks use keeps a stack frame's address in a thread-local.
     let runtime = unsafe { builder.build() }.expect("the backend was looked for");
-    runtime.run(|| match options.scenario.starts_with("file") {
-        true => super::towpath_files::run(options).expect("files can be read and written"),
-        false => blocking::tasks::<Towpath>(options),
+    runtime.run(|| match options.scenario.as_str() {
+        scenario if CHANNELS.contains(&scenario) => blocking::channels::<Towpath>(options),
+        scenario if LOCKS.contains(&scenario) => blocking::mutex::<Towpath>(Meter::new(options)),
+        scenario if scenario.starts_with("file") => {
+            super::towpath_files::run(options).expect("files can be read and written")
+        }
+        _ => blocking::tasks::<Towpath>(options),
     })
 }
 
@@ -59,6 +64,58 @@ impl Tasks for Towpath {
     }
     fn unpark(task: &Thread) {
         task.unpark();
+    }
+}
+
+impl Channels for Towpath {
+    type Mpsc = Mpsc;
+    type Mpmc = Mpmc;
+}
+
+struct Mpsc;
+
+impl Queue for Mpsc {
+    type Sender = mpsc::SyncSender<u64>;
+    type Receiver = mpsc::Receiver<u64>;
+
+    fn bounded(room: usize) -> (Self::Sender, Self::Receiver) {
+        mpsc::sync_channel(room)
+    }
+    fn send(sender: &Self::Sender, item: u64) {
+        sender.send(item).expect("the receiver lives");
+    }
+    fn recv(receiver: &Self::Receiver) -> Option<u64> {
+        receiver.recv().ok()
+    }
+}
+
+struct Mpmc;
+
+impl Queue for Mpmc {
+    type Sender = mpmc::Sender<u64>;
+    type Receiver = mpmc::Receiver<u64>;
+
+    fn bounded(room: usize) -> (Self::Sender, Self::Receiver) {
+        mpmc::sync_channel(room)
+    }
+    fn send(sender: &Self::Sender, item: u64) {
+        sender.send(item).expect("a receiver lives");
+    }
+    fn recv(receiver: &Self::Receiver) -> Option<u64> {
+        receiver.recv().ok()
+    }
+}
+
+impl Locks for Towpath {
+    type Mutex = Mutex<u64>;
+
+    fn mutex() -> Self::Mutex {
+        Mutex::new(0)
+    }
+    fn increment(mutex: &Self::Mutex) -> u64 {
+        let mut sum = mutex.lock().expect("nobody panics");
+        *sum += 1;
+        *sum
     }
 }
 
