@@ -144,22 +144,28 @@ fn scoped_tasks_spawn_while_their_owner_enters_and_leaves_deadlines() {
         let words = std::hint::black_box([0x4141_4141_4141_4141_usize; 64]);
         if depth == 0 { 0 } else { overwrite(depth - 1).wrapping_add(words[depth % 64]) }
     }
+    /// Many deadlines, one inside the other: a chain that takes a while to look along.
+    fn nest(depth: usize) -> io::Result<()> {
+        if depth == 0 { Ok(()) } else { time::timeout(LONG, || nest(depth - 1)) }
+    }
     runtime(2).run(|| {
         let stop = &AtomicBool::new(false);
         let spawned = &AtomicUsize::new(0);
         thread::scope(|s| {
             s.spawn(move || {
                 while !stop.load(SeqCst) {
-                    s.spawn(|| ());
+                    for _ in 0..10 {
+                        s.spawn(|| ());
+                    }
                     spawned.fetch_add(1, SeqCst);
                     thread::yield_now();
                 }
             });
             // The other worker takes it, as this one gives it no turn.
             spin_until(|| spawned.load(SeqCst) > 0);
-            for _ in 0..20_000 {
-                time::timeout(LONG, || Ok(())).expect("it is not cancelled");
-                std::hint::black_box(overwrite(20));
+            for _ in 0..10_000 {
+                nest(100).expect("it is not cancelled");
+                std::hint::black_box(overwrite(60));
             }
             stop.store(true, SeqCst);
         });
@@ -482,7 +488,10 @@ fn main() -> ExitCode {
     towpath_harness::main(&[
         test!(a_wake_up_after_the_end_reaches_nobody),
         test!(a_scoped_tasks_children_are_not_subject_to_its_owners_inner_deadlines).busy(),
-        test!(scoped_tasks_spawn_while_their_owner_enters_and_leaves_deadlines).busy().memory_mib(256),
+        test!(scoped_tasks_spawn_while_their_owner_enters_and_leaves_deadlines)
+            .busy()
+            .seconds(20)
+            .memory_mib(256),
         test!(what_a_refused_scoped_task_borrowed_is_let_go_first).busy(),
         test!(a_scope_tells_of_every_unjoined_panic),
         test!(a_runtime_is_dropped_inside_a_task_of_another),
