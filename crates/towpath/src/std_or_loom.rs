@@ -5,10 +5,13 @@
 #[cfg(loom)]
 pub(crate) use loom::{
     cell::UnsafeCell,
-    sync::{Mutex, atomic},
+    sync::{Mutex, Mutex as Lock, atomic},
 };
 #[cfg(not(loom))]
-pub(crate) use std::sync::{Mutex, atomic};
+pub(crate) use {
+    crate::wait::Lock,
+    std::sync::{Mutex, atomic},
+};
 
 /// Stores a value, and orders that before everything that the caller does next, by all threads' view.
 #[inline]
@@ -25,9 +28,12 @@ pub(crate) fn store_and_fence(place: &atomic::AtomicUsize, value: usize) {
 }
 
 /// Locks what protects a few links and words: nothing in there panics, or waits.
-#[inline]
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> impl std::ops::DerefMut<Target = T> + '_ {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+#[inline(always)]
+pub(crate) fn lock<T>(lock: &Lock<T>) -> impl std::ops::DerefMut<Target = T> + '_ {
+    #[cfg(loom)]
+    return lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    #[cfg(not(loom))]
+    lock.lock()
 }
 
 /// Lets other threads run.

@@ -176,13 +176,19 @@ impl Worker {
     }
 
     /// Counts an operation that completed without waiting; now and then lets the others run.
+    #[inline(always)]
     pub(crate) fn charge(&self) {
         let left = self.budget.get();
         if left > 1 {
             self.budget.set(left - 1);
         } else {
-            context::yield_now();
+            Worker::let_others_run();
         }
+    }
+
+    #[cold]
+    fn let_others_run() {
+        context::yield_now();
     }
 
     /// Runs tasks until `done` says so.

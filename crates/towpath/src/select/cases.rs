@@ -10,7 +10,7 @@ use towpath_loop::Instant;
 use super::Case;
 use super::sealed::Branch;
 use crate::context;
-use crate::std_or_loom::{Mutex as Lock, lock as locked};
+use crate::std_or_loom::{Lock, lock as locked};
 use crate::sync::mpmc::{self, RecvError, SendError};
 use crate::sync::{Event, Mutex, MutexGuard, Semaphore, SemaphorePermit, mpsc};
 use crate::thread::JoinHandle;

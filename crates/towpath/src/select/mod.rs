@@ -131,7 +131,7 @@ fn choose(branches: &mut [Numbered<'_>], wait: bool) -> io::Result<Option<usize>
 /// Queues in all of them, and waits for one. `None`: look again.
 #[inline(always)]
 fn wait_once(branches: &mut [Numbered<'_>], current: &Current, until: Instant) -> Option<usize> {
-    let waiter = Waiter::of(current);
+    let waiter = Waiter::of(current, branches.len() == 1);
     // SAFETY: all stay where they are until they have left, below.
     let queued = unsafe { queue(branches, &waiter) };
     if queued == branches.len() {

@@ -26,7 +26,7 @@ const AWAITED: usize = 2;
 /// The lock without what it protects.
 pub(super) struct RawMutex {
     state: AtomicUsize,
-    queue: std_or_loom::Mutex<Queue<Turn>>,
+    queue: std_or_loom::Lock<Queue<Turn>>,
 }
 
 /// What a node says of its waiter.
@@ -40,7 +40,7 @@ pub(super) struct Turn {
 impl RawMutex {
     const_fn! {
         pub(super) const fn new() -> RawMutex {
-            RawMutex { state: AtomicUsize::new(0), queue: std_or_loom::Mutex::new(Queue::new()) }
+            RawMutex { state: AtomicUsize::new(0), queue: std_or_loom::Lock::new(Queue::new()) }
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::std_or_loom::{Mutex, const_fn, lock};
+use crate::std_or_loom::{Lock, const_fn, lock};
 use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, WakeList, block};
 
 /// A number of permits, to limit how much goes on at once.
@@ -35,7 +35,7 @@ use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, WakeList, b
 /// # Ok(())
 /// # }
 /// ```
-pub struct Semaphore(Mutex<State>);
+pub struct Semaphore(Lock<State>);
 
 struct State {
     permits: usize,
@@ -71,7 +71,7 @@ impl Semaphore {
         /// If there are more.
         pub const fn new(permits: usize) -> Semaphore {
             assert!(permits <= Semaphore::MAX_PERMITS, "too many permits");
-            Semaphore(Mutex::new(State { permits, closed: false, queue: Queue::new() }))
+            Semaphore(Lock::new(State { permits, closed: false, queue: Queue::new() }))
         }
     }
 

@@ -58,17 +58,27 @@ pub(crate) fn block<A: Arm>(arm: &mut A, limit: Limit) -> Result<A::Output, Gave
             return Err(GaveUp::Canceled);
         }
     }
-    match arm.attempt() {
-        Some(output) => Ok(output),
-        None => wait(arm, limit, &current),
+    if limit.until == Instant::NEVER {
+        wait(arm, limit, &current)
+    } else {
+        wait_in_time(arm, limit, &current)
     }
+}
+
+/// Kept apart from waits without a time, which have nothing to clean up.
+fn wait_in_time<A: Arm>(arm: &mut A, limit: Limit, current: &Current) -> Result<A::Output, GaveUp> {
+    // Nothing is armed for a wait that is none.
+    if let Some(output) = arm.attempt() {
+        return Ok(output);
+    }
+    let _alarm = Alarm::wake_at(limit.until, current);
+    wait(arm, limit, current)
 }
 
 #[inline(always)]
 fn wait<A: Arm>(arm: &mut A, limit: Limit, current: &Current) -> Result<A::Output, GaveUp> {
-    let _alarm = Alarm::wake_at(limit.until, current);
     loop {
-        let waiter = Waiter::of(current);
+        let waiter = Waiter::of(current, true);
         // SAFETY: both stay where they are, in frames that are left only after the arm has left its queue or was claimed.
         match unsafe { arm.enter(&waiter, 0, true) } {
             Entered::Done(output) => return Ok(output),

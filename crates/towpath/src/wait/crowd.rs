@@ -1,10 +1,10 @@
 //! Those who wait for something to become true, and are woken together.
 
 use super::{Arm, Entered, Node, Queue, Waiter, WakeList};
-use crate::std_or_loom::{Mutex, const_fn, lock};
+use crate::std_or_loom::{Lock, const_fn, lock};
 
 /// Waiters for one thing that becomes true for all of them.
-pub(crate) struct Crowd(Mutex<State>);
+pub(crate) struct Crowd(Lock<State>);
 
 struct State {
     /// Each with the number of its arrival.
@@ -15,7 +15,7 @@ struct State {
 impl Crowd {
     const_fn! {
         pub(crate) const fn new() -> Crowd {
-            Crowd(Mutex::new(State { queue: Queue::new(), arrivals: 0 }))
+            Crowd(Lock::new(State { queue: Queue::new(), arrivals: 0 }))
         }
     }
 
@@ -69,6 +69,9 @@ unsafe impl<F: FnMut() -> bool> Arm for Until<'_, F> {
     }
 
     unsafe fn enter(&mut self, waiter: &Waiter, index: usize, alone: bool) -> Entered<()> {
+        if alone && let Some(()) = self.attempt() {
+            return Entered::Done(());
+        }
         let mut state = lock(&self.crowd.0);
         if (self.condition)() {
             return if alone { Entered::Done(()) } else { Entered::Ready };

@@ -23,12 +23,16 @@
 mod block;
 mod crowd;
 mod future;
+#[cfg(not(loom))]
+mod lock;
 mod queue;
 mod waiter;
 
 pub(crate) use block::{GaveUp, Limit, block};
 pub(crate) use crowd::Crowd;
 pub(crate) use future::Waiting;
+#[cfg(not(loom))]
+pub(crate) use lock::Lock;
 pub(crate) use queue::{Node, Queue};
 pub(crate) use waiter::{Waiter, Wake, WakeList};
 

@@ -1,5 +1,6 @@
 //! The one who waits: claimed at most once, then woken.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::task;
@@ -8,7 +9,7 @@ use towpath_loop::Instant;
 
 use crate::context;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
-use crate::std_or_loom::{Mutex, lock};
+use crate::std_or_loom::{Lock, lock};
 use crate::task::{Header, TaskRef};
 use crate::worker::Worker;
 
@@ -23,17 +24,17 @@ const DONE: usize = 3;
 const KINDS: usize = 4;
 
 /// Who waits. In the frame or the future that waits, and alive until its nodes have left their queues.
-#[derive(Debug)]
 pub struct Waiter {
     state: AtomicUsize,
+    /// It is in one queue at most.
+    alone: bool,
     who: Who,
 }
 
-#[derive(Debug)]
 enum Who {
     /// A task, or a thread in the role of one, which lives while it waits.
     Task(NonNull<Header>),
-    Future(Mutex<Option<task::Waker>>),
+    Future(Lock<Option<task::Waker>>),
 }
 
 // SAFETY: a header may be shared between threads.
@@ -42,15 +43,19 @@ unsafe impl Send for Waiter {}
 unsafe impl Sync for Waiter {}
 
 impl Waiter {
-    /// For the task or thread that calls, which must be `task`.
+    /// For the task or thread that calls, which must be `task`. `alone`: it is going to be in one queue at most.
     #[inline]
-    pub(crate) fn of(task: &Header) -> Waiter {
-        Waiter { state: AtomicUsize::new(WAITING), who: Who::Task(NonNull::from(task)) }
+    pub(crate) fn of(task: &Header, alone: bool) -> Waiter {
+        Waiter { state: AtomicUsize::new(WAITING), alone, who: Who::Task(NonNull::from(task)) }
     }
 
     /// For a future, to be polled before it can be woken.
     pub(crate) fn future(waker: &task::Waker) -> Waiter {
-        Waiter { state: AtomicUsize::new(WAITING), who: Who::Future(Mutex::new(Some(waker.clone()))) }
+        Waiter {
+            state: AtomicUsize::new(WAITING),
+            alone: false,
+            who: Who::Future(Lock::new(Some(waker.clone()))),
+        }
     }
 
     /// Claims it for one of its arms. If this succeeds the caller must [`complete`](Waiter::complete) it soon, without
@@ -58,6 +63,18 @@ impl Waiter {
     #[inline]
     pub(crate) fn claim(&self, index: usize) -> bool {
         let claimed = index * KINDS + CLAIMED;
+        if self.alone
+            && let Who::Task(task) = &self.who
+            // SAFETY: not completed, so that it waits, and lives.
+            && context::is_home_of(unsafe { task.as_ref() })
+        {
+            // It gives up on this thread, and another claim needs the lock that the caller has: a locked instruction saved.
+            let waits = self.state.load(Ordering::Relaxed) == WAITING;
+            if waits {
+                self.state.store(claimed, Ordering::Relaxed);
+            }
+            return waits;
+        }
         // Acquire: what the waiter wrote into its nodes is read next. (They were queued under a lock; a claim from elsewhere
         // may not have that.)
         self.state.compare_exchange(WAITING, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -139,6 +156,12 @@ impl Waiter {
         while self.done().is_none() {
             crate::std_or_loom::yield_thread();
         }
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter").finish_non_exhaustive()
     }
 }
 

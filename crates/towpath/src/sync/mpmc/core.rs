@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{RecvError, SendError, TryRecvError, TrySendError};
 
-use crate::std_or_loom::{Mutex, lock};
+use crate::std_or_loom::{Lock, lock};
 use crate::wait::{Arm, Entered, Node, Queue, Waiter, Wake, WakeList};
 
 pub(crate) struct Channel<T> {
     /// How many messages there may be; `None` for as many as there is memory for.
     bound: Option<usize>,
-    state: Mutex<State<T>>,
+    state: Lock<State<T>>,
 }
 
 struct State<T> {
@@ -37,7 +37,7 @@ impl<T> Channel<T> {
             senders_gone: false,
             receivers_gone: false,
         };
-        Channel { bound, state: Mutex::new(state) }
+        Channel { bound, state: Lock::new(state) }
     }
 
     pub(crate) fn bound(&self) -> Option<usize> {

@@ -18,7 +18,7 @@ const MOST: usize = usize::MAX / 2;
 /// The lock without what it protects.
 pub(super) struct RawRwLock {
     state: AtomicUsize,
-    queues: std_or_loom::Mutex<Queues>,
+    queues: std_or_loom::Lock<Queues>,
 }
 
 /// Each who waits has the number of its arrival.
@@ -64,7 +64,7 @@ impl RawRwLock {
     const_fn! {
         pub(super) const fn new() -> RawRwLock {
             let queues = Queues { readers: Queue::new(), writers: Queue::new(), arrivals: 0 };
-            RawRwLock { state: AtomicUsize::new(0), queues: std_or_loom::Mutex::new(queues) }
+            RawRwLock { state: AtomicUsize::new(0), queues: std_or_loom::Lock::new(queues) }
         }
     }
 
