@@ -11,16 +11,22 @@
 //! by that: a lock, permit or item that came at the same moment is taken, or goes to the next in the queue. Where there is no
 //! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
 
+mod condvar;
 mod event;
+mod latch;
 pub mod mpmc;
 pub mod mpsc;
 mod mutex;
+mod notify;
 mod poison;
 mod rwlock;
 mod semaphore;
 
+pub use condvar::{Condvar, WaitTimeoutResult};
 pub use event::Event;
+pub use latch::Latch;
 pub use mutex::{Mutex, MutexGuard};
+pub use notify::Notify;
 pub use poison::LockTimeoutError;
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Semaphore, SemaphorePermit};

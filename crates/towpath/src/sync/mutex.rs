@@ -8,6 +8,7 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
@@ -55,6 +56,15 @@ impl RawMutex {
             }
         }
         false
+    }
+
+    /// Waits as long as it takes.
+    #[inline]
+    pub(super) fn lock(&self) {
+        if !self.try_lock() {
+            let locked = block(&mut self.locking(), Limit::STUBBORN);
+            debug_assert!(locked.is_ok());
+        }
     }
 
     /// # Safety
@@ -236,10 +246,7 @@ impl<T: ?Sized> Mutex<T> {
     /// With the guard, if somebody has panicked with it locked.
     #[inline]
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        if !self.raw.try_lock() {
-            let locked = block(&mut self.raw.locking(), Limit::STUBBORN);
-            debug_assert!(locked.is_ok());
-        }
+        self.raw.lock();
         self.locked()
     }
 
@@ -305,6 +312,32 @@ impl<T: ?Sized> Mutex<T> {
         let poisoned = self.poison.get();
         let value = self.value.get_mut();
         if poisoned { Err(PoisonError::new(value)) } else { Ok(value) }
+    }
+}
+
+/// What is left of a guard whose lock is given up for a while.
+pub(super) struct Released<'a, T: ?Sized> {
+    mutex: &'a Mutex<T>,
+    taken: Taken,
+}
+
+impl<'a, T: ?Sized> MutexGuard<'a, T> {
+    /// Takes it apart. It is still locked; to be unlocked by the caller.
+    pub(super) fn release(self) -> Released<'a, T> {
+        let guard = ManuallyDrop::new(self);
+        Released { mutex: guard.mutex, taken: guard.taken }
+    }
+}
+
+impl<'a, T: ?Sized> Released<'a, T> {
+    pub(super) fn raw(&self) -> &'a RawMutex {
+        &self.mutex.raw
+    }
+
+    /// It is locked again.
+    pub(super) fn locked(self) -> LockResult<MutexGuard<'a, T>> {
+        let guard = MutexGuard { mutex: self.mutex, taken: self.taken, _thread: PhantomData };
+        if self.mutex.poison.get() { Err(PoisonError::new(guard)) } else { Ok(guard) }
     }
 }
 

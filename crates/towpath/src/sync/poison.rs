@@ -12,6 +12,7 @@ use crate::wait::GaveUp;
 pub(super) struct Flag(AtomicBool);
 
 /// Whether a panic was under way when the lock was taken: then a later look cannot blame its owner.
+#[derive(Clone, Copy)]
 pub(super) struct Taken {
     panicking: bool,
 }

@@ -13,7 +13,7 @@ use self::raw::{Access, RawRwLock};
 use super::LockTimeoutError;
 use super::poison::Flag;
 use crate::std_or_loom::const_fn;
-use crate::wait::{Limit, Waiting, block};
+use crate::wait::{Arm, Limit, Waiting, block};
 
 pub use guards::{RwLockReadGuard, RwLockWriteGuard};
 
@@ -183,6 +183,16 @@ impl<T: ?Sized> RwLock<T> {
     pub async fn write_async(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
         Waiting::new(self.raw.locking(Access::Write)).await;
         RwLockWriteGuard::new(self)
+    }
+
+    /// Waits to read, as an arm that says that it is locked.
+    pub(crate) fn reading(&self) -> impl Arm<Output = ()> {
+        self.raw.locking(Access::Read)
+    }
+
+    /// Waits to write, as an arm that says that it is locked.
+    pub(crate) fn writing(&self) -> impl Arm<Output = ()> {
+        self.raw.locking(Access::Write)
     }
 
     #[inline]

@@ -1,4 +1,4 @@
-//! Those who wait for something to become true, and are woken together.
+//! Those who wait for something to become true, and are woken together, or one at a time.
 
 use super::{Arm, Entered, Node, Queue, Waiter, WakeList};
 use crate::std_or_loom::{Lock, const_fn, lock};
@@ -7,9 +7,16 @@ use crate::std_or_loom::{Lock, const_fn, lock};
 pub(crate) struct Crowd(Lock<State>);
 
 struct State {
-    /// Each with the number of its arrival.
-    queue: Queue<u64>,
+    queue: Queue<Place>,
     arrivals: u64,
+}
+
+/// What a node says of its waiter.
+struct Place {
+    /// The number of its arrival.
+    arrival: u64,
+    /// It was woken alone.
+    chosen: bool,
 }
 
 impl Crowd {
@@ -25,7 +32,7 @@ impl Crowd {
         let mut state = lock(&self.0);
         let result = change();
         let present = state.arrivals;
-        while let Some(next) = state.queue.claim_if(|arrival| *arrival <= present) {
+        while let Some(next) = state.queue.claim_if(|place| place.arrival <= present) {
             wakes.push(next.complete());
             if wakes.is_full() {
                 drop(state);
@@ -38,25 +45,43 @@ impl Crowd {
         result
     }
 
+    /// Wakes the one who has waited for the longest time; if nobody waits, does something else.
+    pub(crate) fn wake_one(&self, otherwise: impl FnOnce()) {
+        let wake = {
+            let mut state = lock(&self.0);
+            let Some(mut next) = state.queue.claim() else { return otherwise() };
+            next.data().chosen = true;
+            next.complete()
+        };
+        wake.wake();
+    }
+
     /// Does something of which those who are about to wait must not miss the half.
     pub(crate) fn alone<R>(&self, change: impl FnOnce() -> R) -> R {
         let _state = lock(&self.0);
         change()
     }
 
-    /// Waits until `condition`, which only becomes true in [`wake_all`](Crowd::wake_all); who was woken by that goes on,
-    /// whatever has become of it since.
+    /// Waits until `condition`, which only becomes true in [`wake_all`](Crowd::wake_all); who was woken goes on, whatever has
+    /// become of it since.
     #[inline]
     pub(crate) fn until<F: FnMut() -> bool>(&self, condition: F) -> Until<'_, F> {
-        Until { crowd: self, condition, node: Node::new(0) }
+        Until { crowd: self, condition, node: Node::new(Place { arrival: 0, chosen: false }) }
     }
 }
 
-/// Waits for a condition.
+/// Waits for a condition, or to be woken.
 pub(crate) struct Until<'a, F> {
     crowd: &'a Crowd,
     condition: F,
-    node: Node<u64>,
+    node: Node<Place>,
+}
+
+impl<F> Until<'_, F> {
+    /// Whether it was woken alone, in place of others. To be asked when it is in no queue.
+    pub(crate) fn was_chosen(&mut self) -> bool {
+        self.node.data().chosen
+    }
 }
 
 // SAFETY: `leave` takes the node out; a claim has taken it out before.
@@ -77,7 +102,7 @@ unsafe impl<F: FnMut() -> bool> Arm for Until<'_, F> {
             return if alone { Entered::Done(()) } else { Entered::Ready };
         }
         state.arrivals += 1;
-        *self.node.data() = state.arrivals;
+        *self.node.data() = Place { arrival: state.arrivals, chosen: false };
         // SAFETY: passed on to the caller.
         unsafe { state.queue.push(&self.node, waiter, index, false) };
         Entered::Queued

@@ -29,7 +29,7 @@ mod queue;
 mod waiter;
 
 pub(crate) use block::{GaveUp, Limit, block};
-pub(crate) use crowd::Crowd;
+pub(crate) use crowd::{Crowd, Until};
 pub(crate) use future::Waiting;
 #[cfg(not(loom))]
 pub(crate) use lock::Lock;
@@ -40,7 +40,7 @@ pub(crate) use waiter::{Waiter, Wake, WakeList};
 ///
 /// # Safety
 /// Between `enter` that says `Queued` and the next `leave` or `finish` the arm is in a queue by its address. An
-/// implementation keeps nothing of the waiter, and no link to itself, after those two.
+/// implementation keeps nothing of the waiter, and no link to itself, after those two, nor if `enter` panics.
 pub(crate) unsafe trait Arm {
     type Output;
 

@@ -5,8 +5,11 @@ mod channels;
 #[path = "../conformance/common.rs"]
 #[allow(dead_code, reason = "each suite uses a part of it")]
 mod common;
+mod condvar;
 mod event;
+mod latch;
 mod mutex;
+mod notify;
 mod parties;
 mod rwlock;
 mod select;
@@ -38,6 +41,18 @@ const RWLOCKS: &[Test] = &[
     test!(rwlock::l14_many_readers).busy(),
 ];
 
+const CONDVARS: &[Test] = &[
+    test!(condvar::l07_no_notification_is_lost).busy(),
+    test!(condvar::l07_in_order_and_not_kept),
+    test!(condvar::l07_cancelling_ends_no_wait),
+    test!(condvar::l07_a_dropped_future_passes_it_on).busy(),
+    test!(condvar::l07_timeouts),
+    test!(condvar::l07_with_two_locks),
+    test!(condvar::l07_poisoning),
+    test!(condvar::l07_a_waker_that_panics).busy(),
+    test!(condvar::l14_many_waiters).busy(),
+];
+
 const PERMITS: &[Test] = &[
     test!(semaphore::l04_cancelled_as_it_is_given).busy(),
     test!(semaphore::l05_impossible_numbers),
@@ -48,6 +63,15 @@ const PERMITS: &[Test] = &[
     test!(event::l12_reset_lets_go_those_who_waited),
     test!(event::l12_timeout_or_wake).busy(),
     test!(event::l14_many_waiters).busy(),
+    test!(notify::l12_one_permit_is_kept),
+    test!(notify::l12_in_order),
+    test!(notify::l12_the_permit_is_neither_lost_nor_doubled).busy(),
+    test!(notify::l12_cancelled_as_it_is_notified).busy(),
+    test!(notify::l12_futures_that_are_dropped).busy(),
+    test!(notify::l14_many_waiters).busy(),
+    test!(latch::l12_all_have_arrived).busy(),
+    test!(latch::l12_counting),
+    test!(latch::l14_many_waiters).busy(),
 ];
 
 const CHANNELS: &[Test] = &[
@@ -67,6 +91,7 @@ const SELECT: &[Test] = &[
     test!(select::k06_losers_leave_nothing_behind).busy(),
     test!(select::sending_to_and_receiving_from_one_channel),
     test!(select::every_case),
+    test!(select::locks_notifications_and_latches),
     test!(select::operations_lose_no_byte),
     test!(select::times),
     test!(select::cancelled_selects).busy(),
@@ -75,5 +100,5 @@ const SELECT: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    towpath_harness::main(&[LOCKS, RWLOCKS, PERMITS, CHANNELS, SELECT].concat())
+    towpath_harness::main(&[LOCKS, RWLOCKS, CONDVARS, PERMITS, CHANNELS, SELECT].concat())
 }

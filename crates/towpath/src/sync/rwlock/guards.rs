@@ -38,7 +38,7 @@ unsafe impl<T: ?Sized + Sync> Sync for RwLockWriteGuard<'_, T> {}
 impl<'a, T: ?Sized> RwLockReadGuard<'a, T> {
     /// It is locked for reading.
     #[inline]
-    pub(super) fn new(lock: &'a RwLock<T>) -> LockResult<RwLockReadGuard<'a, T>> {
+    pub(crate) fn new(lock: &'a RwLock<T>) -> LockResult<RwLockReadGuard<'a, T>> {
         // SAFETY: a cell's place is not null.
         let value = unsafe { NonNull::new_unchecked(lock.value.get()) };
         let guard = RwLockReadGuard { value, lock: &lock.raw };
@@ -49,7 +49,7 @@ impl<'a, T: ?Sized> RwLockReadGuard<'a, T> {
 impl<'a, T: ?Sized> RwLockWriteGuard<'a, T> {
     /// It is locked for writing.
     #[inline]
-    pub(super) fn new(lock: &'a RwLock<T>) -> LockResult<RwLockWriteGuard<'a, T>> {
+    pub(crate) fn new(lock: &'a RwLock<T>) -> LockResult<RwLockWriteGuard<'a, T>> {
         lock.poison.guard(|taken| RwLockWriteGuard { lock, taken, _thread: PhantomData })
     }
 
