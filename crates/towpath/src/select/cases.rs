@@ -12,7 +12,10 @@ use super::sealed::Branch;
 use crate::context;
 use crate::std_or_loom::{Lock, lock as locked};
 use crate::sync::mpmc::{self, RecvError, SendError};
-use crate::sync::{Event, Mutex, MutexGuard, Semaphore, SemaphorePermit, mpsc};
+use crate::sync::{
+    Event, Latch, Mutex, MutexGuard, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
+    SemaphorePermit, mpsc,
+};
 use crate::thread::JoinHandle;
 use crate::wait::{Arm, Entered, Waiter, Wake};
 
@@ -129,6 +132,16 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> impl Case<Output = LockResult<MutexG
     arm(mutex.locking(), |()| mutex.locked())
 }
 
+/// A lock, which is read then.
+pub fn read<T: ?Sized>(lock: &RwLock<T>) -> impl Case<Output = LockResult<RwLockReadGuard<'_, T>>> {
+    arm(lock.reading(), |()| RwLockReadGuard::new(lock))
+}
+
+/// A lock, which is written then.
+pub fn write<T: ?Sized>(lock: &RwLock<T>) -> impl Case<Output = LockResult<RwLockWriteGuard<'_, T>>> {
+    arm(lock.writing(), |()| RwLockWriteGuard::new(lock))
+}
+
 /// So many permits at once. As for [`Semaphore::acquire_many`], what fails at once is an error of this function.
 pub fn acquire(
     semaphore: &Semaphore,
@@ -140,6 +153,16 @@ pub fn acquire(
 /// An event that is set.
 pub fn set(event: &Event) -> impl Case<Output = ()> {
     arm(event.waiting(), |()| ())
+}
+
+/// A notification, which is taken then.
+pub fn notified(notify: &Notify) -> impl Case<Output = ()> {
+    arm(notify.waiting(), |_| ())
+}
+
+/// A latch that has come to zero.
+pub fn counted_down(latch: &Latch) -> impl Case<Output = ()> {
+    arm(latch.waiting(), |()| ())
 }
 
 /// The time when so much of it has passed, from now on.

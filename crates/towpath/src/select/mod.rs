@@ -1,5 +1,5 @@
-//! Waiting for the first of several things: messages, room for one, locks, permits, events, the end of a task, a time, and
-//! whatever a future brings.
+//! Waiting for the first of several things: messages, room for one, locks, permits, events, notifications, the end of a task,
+//! a time, and whatever a future brings.
 //!
 //! [`select!`](crate::select!) takes cases as in a `match`; [`Select`] takes any number of them at run time.
 //!
@@ -39,7 +39,10 @@ use std::io;
 
 use towpath_loop::Instant;
 
-pub use self::cases::{Receiving, Sending, acquire, after, at, finished, future, lock, recv, send, set};
+pub use self::cases::{
+    Receiving, Sending, acquire, after, at, counted_down, finished, future, lock, notified, read, recv, send,
+    set, write,
+};
 pub use self::dynamic::Select;
 use crate::cancel::{self, Alarm};
 use crate::context::{self, Current};

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use towpath::select::{Select, acquire, after, at, finished, future, lock, recv, send, set};
-use towpath::sync::{Arc, Event, Mutex, Semaphore, mpmc, mpsc};
+use towpath::select::{
+    Select, acquire, after, at, counted_down, finished, future, lock, notified, read, recv, send, set, write,
+};
+use towpath::sync::{Arc, Event, Latch, Mutex, Notify, RwLock, Semaphore, mpmc, mpsc};
 use towpath::{is_canceled, select, thread, time};
 use towpath_loop::op;
 
@@ -234,6 +236,64 @@ pub fn operations_lose_no_byte() {
             }
         }
         assert_eq!((text.unwrap().as_slice(), messages), (&b"hello"[..], 1));
+    });
+}
+
+/// The cases of locks to read or write, of notifications and latches: each waits, wins, and has no effect where it loses.
+pub fn locks_notifications_and_latches() {
+    solo(|| {
+        let (rw, notify, latch) =
+            (Arc::new(RwLock::new(1)), Arc::new(Notify::new()), Arc::new(Latch::new(1)));
+        let any = || {
+            let (rw, notify, latch) = (rw.clone(), notify.clone(), latch.clone());
+            waiting(move || {
+                select! {
+                    value = write(&rw) => { *value.unwrap() += 1; "write" },
+                    () = notified(&notify) => "notified",
+                    () = counted_down(&latch) => "counted down",
+                }
+                .unwrap()
+            })
+        };
+        let guard = rw.read().unwrap();
+        // Who waits to write keeps readers out, and lets them in when something else wins.
+        let first = any();
+        let reader = waiting({
+            let rw = rw.clone();
+            move || select! { value = read(&rw) => *value.unwrap() }.unwrap()
+        });
+        thread::yield_now();
+        assert!(!first.is_finished() && !reader.is_finished());
+        notify.notify_one();
+        assert_eq!((first.join().unwrap(), reader.join().unwrap()), ("notified", 1));
+        let second = any();
+        drop(guard);
+        assert_eq!(second.join().unwrap(), "write");
+        let guard = rw.write().unwrap();
+        assert_eq!(*guard, 2);
+        let third = any();
+        latch.count_down(1);
+        assert_eq!(third.join().unwrap(), "counted down");
+        let both = waiting({
+            let rw = rw.clone();
+            move || {
+                select! {
+                    value = read(&rw) => *value.unwrap(),
+                    value = write(&rw) => *value.unwrap(),
+                }
+                .unwrap()
+            }
+        });
+        drop(guard);
+        assert_eq!(both.join().unwrap(), 2);
+        assert!(rw.try_write().is_ok());
+        // What was not taken is there.
+        notify.notify_one();
+        let _write = rw.write().unwrap();
+        select! { () = counted_down(&latch) => (), _ = read(&rw) => unreachable!() }.unwrap();
+        select! { () = notified(&notify) => () }.unwrap();
+        let idle = select! { () = notified(&notify) => false, _ = read(&rw) => false, default => true };
+        assert!(idle.unwrap());
     });
 }
 
