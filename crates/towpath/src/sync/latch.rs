@@ -9,7 +9,8 @@ use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Limit, Waiting, block};
 
-/// A number that is counted down, and can be waited for to be zero. It stays zero.
+/// A number that is counted down, and can be waited for to be zero. It stays zero: to meet again and again there is
+/// [`Barrier`](super::Barrier).
 ///
 /// What was done before each [`count_down`](Latch::count_down) is seen by whoever finds it at zero.
 ///

@@ -11,22 +11,30 @@
 //! by that: a lock, permit or item that came at the same moment is taken, or goes to the next in the queue. Where there is no
 //! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
 
+mod barrier;
 mod condvar;
 mod event;
 mod latch;
+mod lazy_lock;
 pub mod mpmc;
 pub mod mpsc;
 mod mutex;
 mod notify;
+mod once;
+mod once_lock;
 mod poison;
 mod rwlock;
 mod semaphore;
 
+pub use barrier::{Barrier, BarrierWaitResult};
 pub use condvar::{Condvar, WaitTimeoutResult};
 pub use event::Event;
 pub use latch::Latch;
+pub use lazy_lock::LazyLock;
 pub use mutex::{Mutex, MutexGuard};
 pub use notify::Notify;
+pub use once::{Once, OnceState};
+pub use once_lock::OnceLock;
 pub use poison::LockTimeoutError;
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Semaphore, SemaphorePermit};

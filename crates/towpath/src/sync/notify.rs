@@ -66,7 +66,7 @@ impl Notify {
 
     /// Wakes all who wait now. A future waits since it was made, whether it has been polled or not.
     pub fn notify_waiters(&self) {
-        self.crowd.wake_all(|| self.rounds.fetch_add(1, Ordering::Release));
+        self.crowd.wake_all(|| _ = self.rounds.fetch_add(1, Ordering::Release));
     }
 
     /// Waits for a notification.

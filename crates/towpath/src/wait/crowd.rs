@@ -27,10 +27,20 @@ impl Crowd {
     }
 
     /// Makes it true, by `change`, for all who wait now; those who come later are not woken, should it be false again.
-    pub(crate) fn wake_all<R>(&self, change: impl FnOnce() -> R) -> R {
+    pub(crate) fn wake_all(&self, change: impl FnOnce()) {
+        self.wake_all_if(|| {
+            change();
+            true
+        });
+    }
+
+    /// As [`wake_all`](Crowd::wake_all), but only if `change` says that it is true now. What that said.
+    pub(crate) fn wake_all_if(&self, change: impl FnOnce() -> bool) -> bool {
         let mut wakes = WakeList::new();
         let mut state = lock(&self.0);
-        let result = change();
+        if !change() {
+            return false;
+        }
         let present = state.arrivals;
         while let Some(next) = state.queue.claim_if(|place| place.arrival <= present) {
             wakes.push(next.complete());
@@ -42,7 +52,7 @@ impl Crowd {
         }
         drop(state);
         wakes.wake_all();
-        result
+        true
     }
 
     /// Wakes the one who has waited for the longest time; if nobody waits, does something else.

@@ -6,6 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub(crate) struct Lock<T> {
 
 // SAFETY: only who has locked it reaches the value.
 unsafe impl<T: Send> Sync for Lock<T> {}
+impl<T> UnwindSafe for Lock<T> {}
+impl<T> RefUnwindSafe for Lock<T> {}
 
 pub(crate) struct Locked<'a, T>(&'a Lock<T>);
 

@@ -15,7 +15,7 @@ use crate::parties::{self, Party, block_on, poll_once};
 /// notified to one who gives up goes to another, or all would stand still.
 pub fn l07_no_notification_is_lost() {
     const ROOM: usize = 2;
-    let each = scaled(120_000) / 3;
+    let each = scaled(60_000) / 3;
     duo(move || {
         let store = Arc::new((Mutex::new(Vec::new()), Condvar::new(), Condvar::new()));
         let sum = Arc::new(AtomicUsize::new(0));
@@ -46,7 +46,7 @@ pub fn l07_no_notification_is_lost() {
                         }
                         Party::Future => block_on(mine.wait_async(guard)).unwrap(),
                         _ if step % 3 == 0 => {
-                            let limit = Duration::from_nanos((step * 97 + n * 13) as u64 % 5_000);
+                            let limit = Duration::from_nanos((step * 9_973 + n * 13) as u64 % 200_000);
                             mine.wait_timeout(guard, limit).unwrap().0
                         }
                         _ if step % 3 == 1 => mine.wait_while(guard, |items| idle(items)).unwrap(),

@@ -1,6 +1,7 @@
 //! The synchronisation suite: locks, channels and all that tasks, plain threads and futures wait for each other with, on
 //! every backend. The letters and numbers in the tests' names are those of the project's list of behaviours.
 
+mod barrier;
 mod channels;
 #[path = "../conformance/common.rs"]
 #[allow(dead_code, reason = "each suite uses a part of it")]
@@ -10,10 +11,12 @@ mod event;
 mod latch;
 mod mutex;
 mod notify;
+mod once;
 mod parties;
 mod rwlock;
 mod select;
 mod semaphore;
+mod traits;
 
 use std::process::ExitCode;
 
@@ -53,6 +56,15 @@ const CONDVARS: &[Test] = &[
     test!(condvar::l14_many_waiters).busy(),
 ];
 
+const ONCE: &[Test] = &[
+    test!(once::one_does_it_and_all_see_it).busy(),
+    test!(once::tasks_wait_for_a_task),
+    test!(once::poisoning),
+    test!(once::a_value_that_could_not_be_made),
+    test!(once::as_stds).busy(),
+    test!(traits::auto_traits).busy(),
+];
+
 const PERMITS: &[Test] = &[
     test!(semaphore::l04_cancelled_as_it_is_given).busy(),
     test!(semaphore::l05_impossible_numbers),
@@ -63,6 +75,10 @@ const PERMITS: &[Test] = &[
     test!(event::l12_reset_lets_go_those_who_waited),
     test!(event::l12_timeout_or_wake).busy(),
     test!(event::l14_many_waiters).busy(),
+    test!(barrier::l13_meetings_again_and_again).busy(),
+    test!(barrier::l13_one_who_gives_up_is_not_counted),
+    test!(barrier::l13_cancelled_as_they_meet).busy(),
+    test!(barrier::l14_many_meet).busy(),
     test!(notify::l12_one_permit_is_kept),
     test!(notify::l12_in_order),
     test!(notify::l12_the_permit_is_neither_lost_nor_doubled).busy(),
@@ -100,5 +116,5 @@ const SELECT: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    towpath_harness::main(&[LOCKS, RWLOCKS, CONDVARS, PERMITS, CHANNELS, SELECT].concat())
+    towpath_harness::main(&[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, SELECT].concat())
 }
