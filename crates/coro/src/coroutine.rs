@@ -297,6 +297,25 @@ impl<Input, Yield> Yielder<Input, Yield> {
     pub fn suspend(&self, value: Yield) -> Input {
         self.0.suspend(value)
     }
+
+    /// Calls `f` on the stack of whoever resumed the coroutine: for what may need more stack than the coroutine has left.
+    /// It costs a frame of a few words here. What `f` calls may not suspend this coroutine, for which it has no
+    /// yielder, as that is not `Sync`.
+    ///
+    /// ```
+    /// # use towpath_coro::{Coroutine, Stack};
+    /// let mut deep = Coroutine::<(), (), _>::new(Stack::new(16 * 1024)?, |yielder, ()| {
+    ///     yielder.on_parent_stack(|| std::hint::black_box([1u8; 64 * 1024]).iter().map(|n| *n as u32).sum::<u32>())
+    /// });
+    /// assert!(matches!(deep.resume(()), towpath_coro::State::Finished(Ok(65536))));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As `f` does.
+    pub fn on_parent_stack<R>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.0.on_parent_stack(f)
+    }
 }
 
 impl<Input, Yield> fmt::Debug for Yielder<Input, Yield> {

@@ -269,6 +269,13 @@ impl StackPool {
         count
     }
 
+    /// Stacks that were ever taken or prepared: those that are out, leaked ones among them, and those that are free. What
+    /// [`stats`](StackPool::stats) has as `live` and `free` together, for less.
+    #[inline]
+    pub fn opened(&self) -> usize {
+        self.opened
+    }
+
     /// Counts. Cheap.
     pub fn stats(&self) -> Stats {
         let free = self.free.len() + self.inbox.waiting();

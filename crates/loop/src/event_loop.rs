@@ -16,6 +16,7 @@ use crate::backend::{Backend, Completion};
 use crate::config::Config;
 use crate::core::{Core, Gather, Settled};
 use crate::fork::Birth;
+use crate::inspect::InFlight;
 use crate::instant::Instant;
 use crate::mpsc::{Consumer, inbox};
 use crate::op::{Detach, Operation, Outcome};
@@ -334,6 +335,24 @@ impl Loop {
             rings: self.0.shared.rings(),
             ..core.stats
         }
+    }
+
+    /// Calls `f` with each operation in flight, those of the loop's own callbacks and groups included: for looking into a
+    /// program that runs. It takes time with the number of operations, and costs nothing when it is not called.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use towpath_loop::{Loop, op};
+    /// let loop_ = Loop::new()?;
+    /// loop_.submit(op::timer(Duration::from_secs(60)), |_, _| ());
+    /// loop_.inspect(|operation| assert_eq!(operation.operation.name, "timer"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If `f` uses the loop.
+    pub fn inspect(&self, f: impl FnMut(InFlight)) {
+        self.0.core.borrow_mut().inspect(f);
     }
 
     /// Calls `f` with a descriptor that polls as readable when a [tick](Loop::tick) would find something, for

@@ -46,6 +46,7 @@ mod event_loop;
 mod flow;
 mod fork;
 mod future;
+mod inspect;
 mod instant;
 mod mpsc;
 mod offload;
@@ -82,6 +83,7 @@ pub use event_loop::Loop;
 #[doc(hidden)]
 pub use event_loop::age_next_slot;
 pub use future::OpFuture;
+pub use inspect::InFlight;
 pub use instant::Instant;
 pub use op_stream::OpStream;
 pub use operation::{Link, OPERATIONS, OpId};

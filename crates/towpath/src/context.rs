@@ -7,8 +7,10 @@ use towpath_loop::{Instant, Suspend, Waiter, Wakeup};
 
 use crate::cancel;
 use crate::cells::Cells;
+use crate::dump;
 use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
+use crate::why::Why;
 use crate::worker::Worker;
 
 thread_local! {
@@ -16,6 +18,9 @@ thread_local! {
     static TASK: Cell<*const Header> = const { Cell::new(ptr::null()) };
     /// The worker that this thread is now, null if it is none.
     static WORKER: Cell<*const Worker> = const { Cell::new(ptr::null()) };
+    /// The task that is resumed is only to tell where it stands, see `dump`. Here rather than in the task, for a switch
+    /// leaves no register from which that could be reached.
+    static ASKED: Cell<bool> = const { Cell::new(false) };
     /// This thread in the role of a task.
     static THREAD: OnceCell<TaskRef> = const { OnceCell::new() };
 }
@@ -160,6 +165,16 @@ pub(crate) fn run_on_thread(task: &TaskRef) {
     set_task(before);
 }
 
+/// The task that runs, with a stack of its own or not; null outside tasks.
+pub(crate) fn task() -> *const Header {
+    TASK.get()
+}
+
+/// Whether tasks that are resumed from now on, on this thread, only tell where they stand.
+pub(crate) fn set_asked(asked: bool) {
+    ASKED.set(asked);
+}
+
 /// Names the task that runs, and returns who ran before.
 #[inline(always)]
 pub(crate) fn set_task(task: *const Header) -> *const Header {
@@ -167,10 +182,11 @@ pub(crate) fn set_task(task: *const Header) -> *const Header {
 }
 
 /// Waits until `ready`, giving way to others meanwhile; false if it was cancelled first (where `cancellable`) or
-/// `until` has passed.
+/// `until` has passed. `why` is for those who look.
 #[inline(always)]
 pub(crate) fn wait_until(
     task: &Header,
+    why: Why,
     until: Instant,
     cancellable: bool,
     mut ready: impl FnMut() -> bool,
@@ -188,14 +204,15 @@ pub(crate) fn wait_until(
         if until != Instant::NEVER && Instant::now() >= until {
             return ready();
         }
-        pause(task, until);
+        pause(task, why, until);
     }
 }
 
 /// Sleeps until woken, or at most until `until`; for a task, the caller has arranged to be woken then.
 #[inline(always)]
-fn pause(task: &Header, until: Instant) {
+fn pause(task: &Header, why: Why, until: Instant) {
     if task.has_stack() {
+        task.local.waits_for.set(why);
         suspend(task);
     } else if until == Instant::NEVER {
         std::thread::park();
@@ -222,6 +239,9 @@ pub(crate) fn suspend(task: &Header) {
     };
     // SAFETY: the task runs, so its yielder is on its stack, below this frame.
     unsafe { &*yielder }.suspend(());
+    while ASKED.get() {
+        dump::answer();
+    }
     // SAFETY: as above; it is the same thread.
     unsafe { *errno = before };
 }

@@ -32,9 +32,11 @@
 mod cancel;
 mod cells;
 mod context;
+pub mod dump;
 mod idle;
 mod join;
 mod mail;
+mod metrics;
 pub mod net;
 mod runtime;
 pub mod select;
@@ -47,12 +49,15 @@ pub mod thread;
 pub mod time;
 mod wait;
 mod watchdog;
+mod why;
 mod worker;
 
 use std::fmt;
 
 pub use cancel::shield;
-pub use runtime::{Builder, Handle, Metrics, Runtime};
+pub use dump::dump;
+pub use metrics::Metrics;
+pub use runtime::{Builder, Handle, Runtime};
 pub use thread::blocking;
 pub use towpath_loop::{BackendKind, Instant, is_canceled};
 

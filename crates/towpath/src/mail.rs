@@ -107,6 +107,11 @@ impl Mailbox {
         self.with_injected(|queue| queue.as_mut()?.pop_front())
     }
 
+    /// Calls `f` with each task that was injected and has not been taken out.
+    pub(crate) fn for_each_injected(&self, f: impl FnMut(&TaskRef)) {
+        self.with_injected(|queue| queue.iter().flatten().for_each(f));
+    }
+
     /// Moves the older half of the tasks that have not started to the queue of a worker that has nothing to do. True if
     /// there were any.
     ///

@@ -2,17 +2,20 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Add;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use towpath_loop::{BackendKind, Loop, Stats};
+use towpath_loop::{BackendKind, Loop};
 
 use crate::context;
+use crate::dump::{self, Dump};
 use crate::idle::{Idle, WORKERS_MAX};
 use crate::mail::Mailbox;
+use crate::metrics::{Counters, Metrics};
 use crate::task::{Options, TaskRef};
 use crate::watchdog::{Watchdog, Watched};
 use crate::worker::Worker;
@@ -28,46 +31,8 @@ pub(crate) struct Shared {
     /// Worker 0 is only there while `Runtime::run` is.
     first_is_there: AtomicBool,
     shutting_down: AtomicBool,
-    backend: &'static str,
-}
-
-/// What one worker has done and does, for others to read. Only the worker writes it.
-#[derive(Default)]
-// Two cache lines, which processors fetch together: workers are not to take each other's.
-#[repr(align(128))]
-pub(crate) struct Counters {
-    syscalls: AtomicU64,
-    ticks: AtomicU64,
-    operations: AtomicU64,
-    switches: AtomicU64,
-    /// The id of the task that runs, 0 if none does.
-    running: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn publish(&self, stats: &Stats) {
-        self.syscalls.store(stats.syscalls, Ordering::Relaxed);
-        self.ticks.store(stats.ticks, Ordering::Relaxed);
-        self.operations.store(stats.submitted, Ordering::Relaxed);
-    }
-
-    /// A task is being resumed.
-    #[inline(always)]
-    pub(crate) fn resume(&self, task: u64) {
-        // One writer: no read-modify-write.
-        self.switches.store(self.switches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.running.store(task, Ordering::Relaxed);
-    }
-
-    /// The worker looks after its loop. Not said between two tasks: that takes no time.
-    pub(crate) fn no_task_runs(&self) {
-        self.running.store(0, Ordering::Relaxed);
-    }
-
-    /// The task that runs, and the number of its turn among all turns of the worker.
-    pub(crate) fn running(&self) -> (u64, u64) {
-        (self.running.load(Ordering::Relaxed), self.switches.load(Ordering::Relaxed))
-    }
+    pub(crate) backend: &'static str,
+    stealing_paused: AtomicUsize,
 }
 
 /// Beyond this no machine has room for more than a few.
@@ -131,6 +96,29 @@ impl Shared {
         };
         let first = usize::from(!self.first_is_there.load(Ordering::Relaxed));
         (first..self.mailboxes.len()).map(load).min_by_key(|(_, load)| *load).unwrap_or((0, 0))
+    }
+
+    /// Whether the first worker's thread is in [`Runtime::run`].
+    pub(crate) fn is_first_there(&self) -> bool {
+        self.first_is_there.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the workers from stealing as long as the value lives that is returned. Meanwhile workers with nothing to do,
+    /// while others have tasks to start, do not sleep, so that they steal afterwards.
+    pub(crate) fn pause_stealing(&self) -> impl Drop {
+        struct Resume<'a>(&'a AtomicUsize);
+        impl Drop for Resume<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Release);
+            }
+        }
+        // Before the workers are asked, which is an exchange between threads: each answers knowing of this.
+        self.stealing_paused.fetch_add(1, Ordering::AcqRel);
+        Resume(&self.stealing_paused)
+    }
+
+    pub(crate) fn may_steal(&self) -> bool {
+        self.stealing_paused.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
@@ -247,7 +235,9 @@ impl Builder {
             first_is_there: AtomicBool::new(false),
             shutting_down: AtomicBool::new(false),
             backend,
+            stealing_paused: AtomicUsize::new(0),
         });
+        dump::register(&shared);
         let watchdog = match (&shared.watched, self.watchdog) {
             (Some(watched), Some(threshold)) => {
                 Some(Watchdog::start(shared.clone(), watched.clone(), threshold)?)
@@ -394,6 +384,7 @@ impl Runtime {
     ///
     /// # Panics
     /// As `f` does. Inside a task, or inside another runtime's `run`.
+    #[track_caller]
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
         assert!(context::with_worker(|_| ()).is_none(), "Runtime::run was called inside a runtime");
         let options = Some(Box::new(Options { name: Some("main".into()), stack_size: None }));
@@ -419,6 +410,11 @@ impl Runtime {
             Ok(value) => value,
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// [`Handle::metrics`].
+    pub fn metrics(&self) -> Metrics {
+        self.handle().metrics()
     }
 
     /// A handle to spawn from anywhere.
@@ -471,12 +467,18 @@ impl Handle {
 
     /// [Spawns](crate::thread::spawn) on this runtime, from anywhere. After its end the task is refused: joining gives
     /// [`Canceled`](crate::Canceled).
+    #[track_caller]
     pub fn spawn<F, T>(&self, f: F) -> crate::thread::JoinHandle<T>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
         crate::thread::spawn_on(&self.shared, None, f)
+    }
+
+    /// Shows all tasks of this runtime: see [`dump`](crate::dump::dump()).
+    pub fn dump(&self) -> Dump {
+        dump::of_runtime(&self.shared)
     }
 
     /// How many workers it has.
@@ -489,20 +491,31 @@ impl Handle {
         self.shared.backend
     }
 
-    /// What its workers have done so far; what concerns the loops as of their last tick.
+    /// What its workers have done so far, together.
+    ///
+    /// Reading takes nothing from the workers, and counting next to nothing: do it as often as you like.
+    ///
+    /// ```
+    /// # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
+    /// # let runtime = unsafe { towpath::Runtime::builder().workers(2).build() }?;
+    /// let handle = runtime.handle();
+    /// runtime.run(|| towpath::thread::spawn(|| ()).join().unwrap());
+    /// assert!(handle.metrics().switches >= 2);
+    /// assert_eq!(handle.metrics().tasks, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn metrics(&self) -> Metrics {
-        let sum = |of: fn(&Counters) -> &AtomicU64| {
-            self.shared.counters.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
-        };
-        let watched = self.shared.watched.as_ref();
-        Metrics {
-            syscalls: sum(|c| &c.syscalls),
-            ticks: sum(|c| &c.ticks),
-            operations: sum(|c| &c.operations),
-            switches: sum(|c| &c.switches),
-            stalls: watched.map_or(0, |watched| watched.stalls.load(Ordering::Relaxed)),
-            tasks: self.shared.mailboxes.iter().map(|m| m.live.load(Ordering::Relaxed) + m.unstarted()).sum(),
-        }
+        let sum = (0..self.workers()).filter_map(|index| self.worker_metrics(index)).reduce(Add::add);
+        let stalls = self.shared.watched.as_ref().map_or(0, |watched| watched.stalls.load(Ordering::Relaxed));
+        Metrics { stalls, ..sum.unwrap_or_default() }
+    }
+
+    /// [`metrics`](Handle::metrics) of one worker, of which the first is 0; `None` if there are not so many. Stalls are
+    /// only counted for all together.
+    pub fn worker_metrics(&self, worker: usize) -> Option<Metrics> {
+        let mailbox = self.shared.mailboxes.get(worker)?;
+        let tasks = mailbox.live.load(Ordering::Relaxed) + mailbox.unstarted();
+        Some(self.shared.counters[worker].read(tasks))
     }
 }
 
@@ -510,22 +523,4 @@ impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runtime").field("workers", &self.workers()).field("backend", &self.backend()).finish()
     }
-}
-
-/// Counts over all workers of a runtime: see [`Handle::metrics`].
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct Metrics {
-    /// System calls made by the loops.
-    pub syscalls: u64,
-    /// Ticks of the loops.
-    pub ticks: u64,
-    /// Operations begun.
-    pub operations: u64,
-    /// Times that a task was resumed.
-    pub switches: u64,
-    /// Times that a task held its worker for longer than the [watchdog](Builder::watchdog)'s threshold.
-    pub stalls: u64,
-    /// Tasks now, started or not.
-    pub tasks: usize,
 }

@@ -124,6 +124,11 @@ pub(crate) mod model {
             }
         }
 
+        /// As a loop's `Remote`; in no model.
+        pub(crate) fn run(&self, _: impl FnOnce(&towpath_loop::Loop) + Send + 'static) -> Result<(), ()> {
+            unreachable!("no loop runs in a model")
+        }
+
         pub(crate) fn rings(&self) -> usize {
             self.0.lock().unwrap().1
         }

@@ -16,13 +16,14 @@ use std::alloc::Layout;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
+use std::panic::Location;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use towpath_coro::{Coroutine, Yielder};
-use towpath_loop::{Loop, Remote};
+use towpath_loop::{Instant, Loop, Remote};
 
 use crate::cancel::Scope;
 use crate::cells;
@@ -30,6 +31,7 @@ use crate::context;
 use crate::join::JoinCell;
 use crate::signals::Signals;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
+use crate::why::Why;
 use crate::worker::{self, Mailbox};
 
 /// What the scheduler and other threads know of a task.
@@ -48,6 +50,8 @@ pub(crate) struct Header {
     pub(crate) id: u64,
     /// What most tasks have none of. Apart, since what is spawned by the thousand should be small.
     options: Option<Box<Options>>,
+    /// Where it was spawned.
+    pub(crate) site: &'static Location<'static>,
     /// How to wake it if it is a thread, or carried out by one.
     outside: OnceLock<Box<Outside>>,
     pub(crate) local: Local,
@@ -73,6 +77,10 @@ pub(crate) struct Local {
     pub(crate) scope: Cell<*const Scope>,
     /// Where it is among its worker's started tasks.
     pub(crate) place: Cell<u32>,
+    /// When it last began to run, to a tick of its worker.
+    pub(crate) ran: Cell<Instant>,
+    /// What it last waited for that was not an operation.
+    pub(crate) waits_for: Cell<Why>,
 }
 
 // SAFETY: all fields but `local` are immutable or synchronised. `local` is only touched by the task itself and the worker
@@ -221,8 +229,23 @@ impl TaskRef {
     /// What `f` and its result borrow outlives both. Where `f` is not `Send` the task must start on this thread, and
     /// where `T` is not, its handle must stay here.
     #[inline]
+    #[track_caller]
     pub(crate) unsafe fn new<F: FnOnce() -> T, T>(options: Option<Box<Options>>, f: F) -> (TaskRef, TaskRef) {
-        let header = Header::new(&Typed::<F, T>::VTABLE, options, 2);
+        // SAFETY: passed on to the caller.
+        unsafe { TaskRef::new_at(Location::caller(), options, f) }
+    }
+
+    /// [`new`](TaskRef::new), spawned there.
+    ///
+    /// # Safety
+    /// As `new`.
+    #[inline]
+    pub(crate) unsafe fn new_at<F: FnOnce() -> T, T>(
+        site: &'static Location<'static>,
+        options: Option<Box<Options>>,
+        f: F,
+    ) -> (TaskRef, TaskRef) {
+        let header = Header::new(&Typed::<F, T>::VTABLE, options, site, 2);
         let header = Cell_::<F, T>::allocate(header, Stage { closure: ManuallyDrop::new(f) });
         (TaskRef(header), TaskRef(header))
     }
@@ -232,7 +255,7 @@ impl TaskRef {
         let thread = std::thread::current();
         let options =
             thread.name().map(|name| Box::new(Options { name: Some(name.into()), stack_size: None }));
-        let header = Header::new(&Typed::<fn(), ()>::VTABLE, options, 1);
+        let header = Header::new(&Typed::<fn(), ()>::VTABLE, options, Location::caller(), 1);
         let task = TaskRef(Cell_::<fn(), ()>::allocate(header, Stage { nothing: () }));
         task.settle_on_thread(thread);
         task
@@ -342,7 +365,12 @@ impl std::ops::Deref for TaskRef {
 
 impl Header {
     #[inline(always)]
-    fn new(vtable: &'static VTable, options: Option<Box<Options>>, references: usize) -> Header {
+    fn new(
+        vtable: &'static VTable,
+        options: Option<Box<Options>>,
+        site: &'static Location<'static>,
+        references: usize,
+    ) -> Header {
         Header {
             references: AtomicUsize::new(references),
             vtable,
@@ -353,6 +381,7 @@ impl Header {
             join: JoinCell::new(),
             id: next_id(),
             options,
+            site,
             outside: OnceLock::new(),
             local: Local {
                 coroutine: UnsafeCell::new(None),
@@ -362,6 +391,8 @@ impl Header {
                 finished: Cell::new(false),
                 scope: Cell::new(ptr::null()),
                 place: Cell::new(u32::MAX),
+                ran: Cell::new(Instant::NEVER),
+                waits_for: Cell::new(Why::NOTHING),
             },
         }
     }

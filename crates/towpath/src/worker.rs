@@ -27,7 +27,8 @@ use towpath_loop::{Instant, Loop, prefetch};
 use crate::cells::Cells;
 use crate::context;
 pub(crate) use crate::mail::Mailbox;
-use crate::runtime::{Counters, Shared};
+use crate::metrics::{Counters, Tally, count};
+use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
 
 /// Operations that a task may complete without waiting before others get their turn.
@@ -69,6 +70,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
+    tally: Tally,
     pub(crate) loop_: Loop,
     pub(crate) cells: Cells,
     /// Counts of the mailbox's `Arc` that no task has: what ended tasks had, for new ones.
@@ -83,9 +85,9 @@ pub(crate) struct Worker {
     /// Not counted: a task that ends while it is in here leaves its reference behind, see `retire`.
     ready: UnsafeCell<VecDeque<NonNull<Header>>>,
     /// Tasks that have not started and may not start elsewhere.
-    local: RefCell<VecDeque<TaskRef>>,
+    pub(crate) local: RefCell<VecDeque<TaskRef>>,
     /// All tasks that have started here and not finished.
-    live: RefCell<Vec<TaskRef>>,
+    pub(crate) live: RefCell<Vec<TaskRef>>,
     stacks: RefCell<StackPool>,
     budget: Cell<u32>,
     /// Switches until the next look at the clock, and how many that was.
@@ -95,6 +97,9 @@ pub(crate) struct Worker {
     poll_every: Cell<Duration>,
     ticks: Cell<u64>,
     turn: Cell<Turn>,
+    /// What is found of a task that is asked where it is, and the stack that it has.
+    pub(crate) addresses: RefCell<Vec<usize>>,
+    pub(crate) asked_stack: Cell<(usize, usize)>,
 }
 
 /// Makes a task ready that lives on `home`. From any thread.
@@ -136,6 +141,7 @@ impl Worker {
             index,
             mailbox: shared.mailboxes[index].clone(),
             counters: shared.counters[index].clone(),
+            tally: Tally::default(),
             shared,
             cells: Cells::default(),
             homes: Cell::new(0),
@@ -154,6 +160,8 @@ impl Worker {
             poll_every: Cell::new(POLL_EVERY),
             ticks: Cell::new(0),
             turn: Cell::new(Turn { starting: false, left: RESUMES }),
+            addresses: RefCell::default(),
+            asked_stack: Cell::new((0, 0)),
             loop_,
         })
     }
@@ -166,13 +174,15 @@ impl Worker {
         f(unsafe { &mut *self.ready.get() })
     }
 
-    /// Puts a task of this worker into the run queue, unless it is there.
+    /// Puts a task of this worker into the run queue, unless it is there: then false.
     #[inline(always)]
-    pub(crate) fn make_ready(&self, task: &Header) {
+    pub(crate) fn make_ready(&self, task: &Header) -> bool {
         // One that has ended stays out: nothing would count for it, see `retire`.
-        if !task.local.finished.get() && !task.local.queued.replace(true) {
+        let queue = !task.local.finished.get() && !task.local.queued.replace(true);
+        if queue {
             self.with_ready(|ready| ready.push_back(NonNull::from(task)));
         }
+        queue
     }
 
     /// Counts an operation that completed without waiting; now and then lets the others run.
@@ -205,6 +215,7 @@ impl Worker {
             let stolen = looks && self.steal();
             self.tick(!has_work && !stolen)?;
         }
+        self.publish();
         Ok(())
     }
 
@@ -279,7 +290,11 @@ impl Worker {
     }
 
     pub(crate) fn collect_mail(&self) {
-        self.mailbox.take_ready(|task| self.make_ready(&task));
+        self.mailbox.take_ready(|task| {
+            if self.make_ready(&task) {
+                count(&self.tally.remote_wakes);
+            }
+        });
     }
 
     /// Queues a task that must start here.
@@ -352,6 +367,9 @@ impl Worker {
     /// Polls the loop, or waits for it where there is nothing else to do.
     fn tick(&self, wait: bool) -> io::Result<()> {
         if wait && self.shared.begin_idle(self.index) {
+            count(&self.tally.sleeps);
+            // It may be long.
+            self.publish();
             let ticked = self.wait(None);
             self.shared.end_idle(self.index);
             ticked?;
@@ -388,16 +406,24 @@ impl Worker {
 
     /// Lets others see how this worker is doing.
     fn publish(&self) {
-        self.counters.publish(&self.loop_.stats());
+        let ready = self.with_ready(|ready| ready.len());
+        let (live, stacks) = (self.live.borrow().len(), self.stacks.borrow().opened());
+        self.counters.publish(&self.loop_.stats(), &self.tally, live, ready, stacks);
     }
 
     /// Takes unstarted tasks from another worker. True if there were any.
     fn steal(&self) -> bool {
+        if !self.shared.may_steal() {
+            return false;
+        }
         let all = &self.shared.mailboxes;
         let others = (1..all.len()).map(|step| &all[(self.index + step) % all.len()]);
         for other in others {
             // SAFETY: this is the owner of the queue that is stolen into.
             if unsafe { other.steal_into(&self.mailbox.spawned) } {
+                // They were looked for because there were none here.
+                let stolen = self.tally.stolen.get() + self.mailbox.spawned.len() as u64;
+                self.tally.stolen.set(stolen);
                 if self.mailbox.unstarted() > 1 {
                     // More than this worker can start at once. While they were on their way nobody saw them, so that
                     // others may have fallen asleep.
@@ -429,6 +455,7 @@ impl Worker {
             }
         };
         task.settle(self.home());
+        count(&self.tally.started);
         let body = task.as_ptr();
         let mut coroutine = Coroutine::new(stack, move |yielder, ()| {
             // SAFETY: `live` keeps the task until its coroutine has finished. Started once, here, where it is to live.
@@ -476,11 +503,13 @@ impl Worker {
         task.local.queued.set(false);
         if task.local.finished.get() {
             // It ended while it was in the queue, see `retire`.
+            count(&self.tally.stale);
             // SAFETY: the reference left behind.
             return drop(unsafe { TaskRef::from_raw(pointer) });
         }
         self.budget.set(INLINE_BUDGET);
         self.counters.resume(task.id);
+        task.local.ran.set(self.polled.get());
         let before = context::set_task(task);
         // SAFETY: only this worker touches the coroutines of its tasks, one at a time, and never that of the task that
         // runs: tasks reach their yielder, not this.
@@ -492,6 +521,29 @@ impl Worker {
             debug_assert!(result.is_ok());
             self.retire(task);
         }
+    }
+
+    /// Resumes a suspended task so that it says where it is, and no more: see `dump`.
+    pub(crate) fn resume_to_ask(&self, task: &Header) {
+        // SAFETY: as in `resume`: it has started, has not ended, and does not run.
+        let coroutine = unsafe { &mut *task.local.coroutine.get() };
+        let coroutine = coroutine.as_mut().expect("a started task has a coroutine");
+        self.asked_stack.set((coroutine.stack().limit(), coroutine.stack().base()));
+        let before = context::set_task(task);
+        let state = coroutine.resume(());
+        context::set_task(before);
+        debug_assert!(matches!(state, State::Suspended(())));
+    }
+
+    /// Calls `f` with the tasks that are queued here to be started anywhere.
+    pub(crate) fn for_each_unstarted(&self, mut f: impl FnMut(&TaskRef)) {
+        // What is in the ring may be stolen meanwhile, by one who began before that was forbidden: taken out it cannot be.
+        // SAFETY: this is the owner of the queue.
+        let spawned: Vec<_> = std::iter::from_fn(|| unsafe { self.mailbox.spawned.pop() }).collect();
+        spawned.iter().for_each(&mut f);
+        // SAFETY: as above.
+        spawned.into_iter().for_each(|task| unsafe { self.mailbox.spawned.push(task) });
+        self.mailbox.for_each_injected(f);
     }
 
     /// A task has ended: its stack is free, and it lives here no more.

@@ -47,6 +47,7 @@ pub use self::dynamic::Select;
 use crate::cancel::{self, Alarm};
 use crate::context::{self, Current};
 use crate::wait::{GaveUp, Waiter};
+use crate::why::Why;
 use crate::worker::Worker;
 
 /// One thing that [`select!`](crate::select!) or [`Select`] can wait for. Made by the functions of this module.
@@ -139,11 +140,11 @@ fn wait_once(branches: &mut [Numbered<'_>], current: &Current, until: Instant) -
     let queued = unsafe { queue(branches, &waiter) };
     if queued == branches.len() {
         let over = || waiter.done().is_some() || branches.iter().any(|(_, branch)| branch.is_ready());
-        context::wait_until(current, until, true, over);
+        context::wait_until(current, Why::SELECT, until, true, over);
     }
     if !waiter.give_up() {
         // Whoever claimed it is about to complete it.
-        context::wait_until(current, Instant::NEVER, false, || waiter.done().is_some());
+        context::wait_until(current, Why::SELECT, Instant::NEVER, false, || waiter.done().is_some());
     }
     leave(&mut branches[..queued], waiter.done())
 }

@@ -19,6 +19,7 @@ use super::poison::{Flag, Taken};
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::{self, const_fn};
 use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, Wake, block};
+use crate::why::{Reason, Why};
 
 const LOCKED: usize = 1;
 /// Somebody is in the queue, or was when its lock was last held.
@@ -114,6 +115,12 @@ pub(super) struct Locking<'a> {
 // SAFETY: `leave` takes the node out; a claim has taken it out before.
 unsafe impl Arm for Locking<'_> {
     type Output = ();
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        const MUTEX: &Reason = &Reason::object("mutex");
+        Why::object(MUTEX, self.mutex)
+    }
 
     #[inline]
     fn attempt(&mut self) -> Option<()> {

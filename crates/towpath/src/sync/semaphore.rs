@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::std_or_loom::{Lock, const_fn, lock};
 use crate::wait::{Arm, Entered, Limit, Node, Queue, Waiter, Waiting, WakeList, block};
+use crate::why::{Reason, Why};
 
 /// A number of permits, to limit how much goes on at once.
 ///
@@ -221,6 +222,12 @@ impl<'a> Acquiring<'a> {
 // SAFETY: `leave` takes the node out; a claim has taken it out before.
 unsafe impl<'a> Arm for Acquiring<'a> {
     type Output = Result<SemaphorePermit<'a>, Closed>;
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        const SEMAPHORE: &Reason = &Reason::object("semaphore");
+        Why::object(SEMAPHORE, self.semaphore)
+    }
 
     fn attempt(&mut self) -> Option<Self::Output> {
         let mut state = lock(&self.semaphore.0);

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::time::Duration;
 
 use towpath_loop::{Instant, op};
@@ -18,6 +19,7 @@ use crate::cancel;
 use crate::context;
 use crate::runtime::Shared;
 use crate::task::{Options, TaskRef};
+use crate::why::Why;
 
 mod scope;
 
@@ -30,6 +32,7 @@ pub use std::thread::{Result, available_parallelism, panicking};
 /// If the system refuses a thread. A task whose stack the system refuses panics in its own name: see
 /// [`JoinHandle::join`].
 #[inline]
+#[track_caller]
 pub fn spawn<F, T>(f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -46,6 +49,7 @@ where
 ///
 /// # Panics
 /// Outside of a runtime.
+#[track_caller]
 pub fn spawn_local<F, T>(f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + 'static,
@@ -83,6 +87,7 @@ impl Builder {
     ///
     /// # Errors
     /// The system's, if it refuses a thread (outside of any runtime). `InvalidInput` if the name holds a NUL byte.
+    #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -101,16 +106,18 @@ impl Builder {
     ///
     /// # Errors
     /// `Unsupported` outside of a runtime; `InvalidInput` if the name holds a NUL byte.
+    #[track_caller]
     pub fn spawn_local<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
         let options = self.options()?;
+        let site = Location::caller();
         context::with_worker(|worker| {
             // SAFETY: both are `'static`. The task is queued for this worker only, and the handle is `Send` only if
             // `T` is.
-            let (task, handle) = unsafe { TaskRef::new(options, f) };
+            let (task, handle) = unsafe { TaskRef::new_at(site, options, f) };
             worker.start_later(task);
             JoinHandle::new(handle)
         })
@@ -130,6 +137,7 @@ impl Builder {
 }
 
 #[inline]
+#[track_caller]
 pub(crate) fn spawn_on<F, T>(runtime: &Shared, options: Option<Box<Options>>, f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -145,6 +153,7 @@ where
 ///
 /// # Safety
 /// What `f` and its result borrow outlives the thread and the handle, and both may be sent to it.
+#[track_caller]
 unsafe fn spawn_thread<F: FnOnce() -> T, T>(
     options: Option<Box<Options>>,
     f: F,
@@ -284,12 +293,13 @@ fn wait_for(task: &TaskRef, on_cancel: Option<&dyn Fn()>) {
     if task.join.start_waiting(me.clone()) {
         // Its end clears the registration, so there is nothing to take back.
         let over = || task.join.is_finished();
+        let why = Why::join(task.id);
         if let Some(on_cancel) = on_cancel
-            && !context::wait_until(&me, Instant::NEVER, true, over)
+            && !context::wait_until(&me, why, Instant::NEVER, true, over)
         {
             on_cancel();
         }
-        context::wait_until(&me, Instant::NEVER, false, over);
+        context::wait_until(&me, why, Instant::NEVER, false, over);
     }
 }
 
@@ -336,6 +346,16 @@ impl fmt::Debug for Thread {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ThreadId(u64);
 
+impl ThreadId {
+    pub(crate) fn of(number: u64) -> ThreadId {
+        ThreadId(number)
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// The current task, or thread.
 pub fn current() -> Thread {
     Thread(context::current())
@@ -380,7 +400,7 @@ pub fn try_sleep(duration: Duration) -> io::Result<()> {
 /// return for no reason; it does if the task is cancelled.
 pub fn park() {
     let me = context::current();
-    context::wait_until(&me, Instant::NEVER, true, || me.take_token());
+    context::wait_until(&me, Why::PARK, Instant::NEVER, true, || me.take_token());
 }
 
 /// [`park`], for at most `duration`.

@@ -18,6 +18,7 @@ use super::{Builder, JoinHandle, Result, Thread, spawn_thread};
 use crate::cancel;
 use crate::context;
 use crate::task::TaskRef;
+use crate::why::Why;
 
 /// A scope to spawn tasks in: see [`scope`].
 pub struct Scope<'scope, 'env: 'scope> {
@@ -105,9 +106,10 @@ where
     let data = &scope.data;
     // Acquire: see `Running`.
     let over = || data.running.load(Ordering::Acquire) == 0;
-    if !context::wait_until(&owner, Instant::NEVER, true, over) {
+    let why = Why::SCOPE;
+    if !context::wait_until(&owner, why, Instant::NEVER, true, over) {
         data.cancel();
-        while !context::wait_until(&owner, Instant::NEVER, false, over) {}
+        while !context::wait_until(&owner, why, Instant::NEVER, false, over) {}
     }
     match result {
         Err(panic) => resume_unwind(panic),
@@ -121,6 +123,7 @@ impl<'scope> Scope<'scope, '_> {
     ///
     /// # Panics
     /// If the system refuses a thread, outside of any runtime.
+    #[track_caller]
     pub fn spawn<F, T>(&'scope self, f: F) -> ScopedJoinHandle<'scope, T>
     where
         F: FnOnce() -> T + Send + 'scope,
@@ -140,6 +143,7 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Builder::spawn`].
+    #[track_caller]
     pub fn spawn_scoped<'scope, F, T>(
         self,
         scope: &'scope Scope<'scope, '_>,

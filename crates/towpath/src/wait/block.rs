@@ -84,7 +84,7 @@ fn wait<A: Arm>(arm: &mut A, limit: Limit, current: &Current) -> Result<A::Outpu
             Entered::Done(output) => return Ok(output),
             Entered::Queued => {
                 // SAFETY: made for `current`, which is who runs.
-                if !unsafe { waiter.wait(current, limit.until, limit.cancellable) } {
+                if !unsafe { waiter.wait(current, arm.why(), limit.until, limit.cancellable) } {
                     arm.leave();
                     let canceled = limit.cancellable && cancel::is_canceled(current);
                     return Err(if canceled { GaveUp::Canceled } else { GaveUp::TimedOut });

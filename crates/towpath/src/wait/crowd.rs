@@ -2,6 +2,7 @@
 
 use super::{Arm, Entered, Node, Queue, Waiter, WakeList};
 use crate::std_or_loom::{Lock, const_fn, lock};
+use crate::why::{Reason, Why};
 
 /// Waiters for one thing that becomes true for all of them.
 pub(crate) struct Crowd(Lock<State>);
@@ -97,6 +98,12 @@ impl<F> Until<'_, F> {
 // SAFETY: `leave` takes the node out; a claim has taken it out before.
 unsafe impl<F: FnMut() -> bool> Arm for Until<'_, F> {
     type Output = ();
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        const EVENT: &Reason = &Reason::object("event");
+        Why::object(EVENT, self.crowd)
+    }
 
     #[inline]
     fn attempt(&mut self) -> Option<()> {

@@ -36,6 +36,8 @@ pub(crate) use lock::Lock;
 pub(crate) use queue::{Node, Queue};
 pub(crate) use waiter::{Waiter, Wake, WakeList};
 
+use crate::why::Why;
+
 /// One thing that can be waited for, and the node that waits for it.
 ///
 /// # Safety
@@ -43,6 +45,11 @@ pub(crate) use waiter::{Waiter, Wake, WakeList};
 /// implementation keeps nothing of the waiter, and no link to itself, after those two, nor if `enter` panics.
 pub(crate) unsafe trait Arm {
     type Output;
+
+    /// What it is, for those who look what a task waits for.
+    fn why(&self) -> Why {
+        Why::OTHER
+    }
 
     /// Does it now, if it can be done without waiting.
     fn attempt(&mut self) -> Option<Self::Output>;

@@ -11,6 +11,7 @@ use crate::context;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::{Lock, lock};
 use crate::task::{Header, TaskRef};
+use crate::why::Why;
 use crate::worker::Worker;
 
 const WAITING: usize = 0;
@@ -117,15 +118,15 @@ impl Waiter {
     /// # Safety
     /// `task`, which calls, is the one that it was made for.
     #[inline(always)]
-    pub(crate) unsafe fn wait(&self, task: &Header, until: Instant, cancellable: bool) -> bool {
-        if context::wait_until(task, until, cancellable, || self.done().is_some()) {
+    pub(crate) unsafe fn wait(&self, task: &Header, why: Why, until: Instant, cancellable: bool) -> bool {
+        if context::wait_until(task, why, until, cancellable, || self.done().is_some()) {
             return true;
         }
         if self.give_up() {
             return false;
         }
         // Who claimed it is about to complete it.
-        context::wait_until(task, Instant::NEVER, false, || self.done().is_some())
+        context::wait_until(task, why, Instant::NEVER, false, || self.done().is_some())
     }
 
     /// For a future that is polled: whether it is done. If not, `waker` is woken when it is.

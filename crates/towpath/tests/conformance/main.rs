@@ -3,6 +3,7 @@
 
 mod cancel;
 mod common;
+mod dump;
 mod fairness;
 mod scope;
 mod sockets;
@@ -41,6 +42,16 @@ const CANCEL: &[Test] = &[
     test!(cancel::j08_cancel_runs_destructors_in_order),
     test!(cancel::cancelled_io_leaves_sockets_usable),
     test!(cancel::cancel_blocking_job),
+];
+
+const DUMP: &[Test] = &[
+    test!(dump::r12_what_tasks_wait_for).busy(),
+    test!(dump::r12_unstarted_tasks).busy(),
+    test!(dump::r12_ten_thousand_tasks).busy().alone().seconds(20).memory_mib(160),
+    test!(dump::r12_full_stacks).busy(),
+    test!(dump::r12_busy_worker).busy(),
+    test!(dump::r12_in_a_callback).busy(),
+    test!(dump::r12_metrics).busy(),
 ];
 
 const THREADS: &[Test] = &[
@@ -198,6 +209,6 @@ const STREAMS: &[Test] = &[
 
 fn main() -> ExitCode {
     towpath_harness::main(
-        &[CANCEL, THREADS, TCP, SOCKETS, STREAMS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat(),
+        &[CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat(),
     )
 }

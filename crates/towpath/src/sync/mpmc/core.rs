@@ -10,6 +10,7 @@ use std::sync::mpsc::{RecvError, SendError, TryRecvError, TrySendError};
 
 use crate::std_or_loom::{Lock, lock};
 use crate::wait::{Arm, Entered, Node, Queue, Waiter, Wake, WakeList};
+use crate::why::{Reason, Why};
 
 pub(crate) struct Channel<T> {
     /// How many messages there may be; `None` for as many as there is memory for.
@@ -200,6 +201,12 @@ impl<T> Sending<'_, T> {
 unsafe impl<T> Arm for Sending<'_, T> {
     type Output = Result<(), SendError<T>>;
 
+    #[inline(always)]
+    fn why(&self) -> Why {
+        const SEND: &Reason = &Reason::object("room in a channel");
+        Why::object(SEND, self.channel)
+    }
+
     #[inline]
     fn attempt(&mut self) -> Option<Self::Output> {
         let sent = self.channel.send(&mut lock(&self.channel.state), self.node.data())?;
@@ -243,6 +250,12 @@ pub(crate) struct Receiving<'a, T> {
 // SAFETY: as above.
 unsafe impl<T> Arm for Receiving<'_, T> {
     type Output = Result<T, RecvError>;
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        const RECV: &Reason = &Reason::object("a message in a channel");
+        Why::object(RECV, self.channel)
+    }
 
     #[inline]
     fn attempt(&mut self) -> Option<Self::Output> {

@@ -6,6 +6,7 @@
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::{self, const_fn, lock};
 use crate::wait::{Arm, Entered, Node, Queue, Waiter, WakeList};
+use crate::why::{Reason, Why};
 
 const WRITTEN: usize = 1;
 /// Somebody is in a queue. Set and cleared under the queues' lock, and only there.
@@ -213,6 +214,12 @@ impl Locking<'_> {
 // SAFETY: `leave` takes the node out; a claim has taken it out before.
 unsafe impl Arm for Locking<'_> {
     type Output = ();
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        const RWLOCK: &Reason = &Reason::object("rwlock");
+        Why::object(RWLOCK, self.lock)
+    }
 
     #[inline]
     fn attempt(&mut self) -> Option<()> {

@@ -1,0 +1,324 @@
+//! Looking into a runtime that runs: what tasks do and wait for, where they stand, counts.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use towpath::dump::{Found, State, Task, Which};
+use towpath::net::{TcpListener, TcpStream};
+use towpath::sync::{Event, Mutex, Semaphore};
+use towpath::thread::{self, Builder, JoinHandle};
+
+use crate::common::*;
+
+fn named(name: &str, f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    Builder::new().name(name.into()).spawn(f).unwrap()
+}
+
+fn find<'a>(dump: &'a towpath::dump::Dump, name: &str) -> &'a Task {
+    let mut tasks = dump.tasks.iter().filter(|task| task.name.as_deref() == Some(name));
+    let task = tasks.next().unwrap_or_else(|| panic!("{name} is not in\n{dump}"));
+    assert!(tasks.next().is_none(), "{name} is there twice in\n{dump}");
+    task
+}
+
+#[track_caller]
+fn waits_for(task: &Task, what: &str) -> Which {
+    match &task.state {
+        State::Waiting(wait) if wait.what == what => wait.which,
+        state => panic!("{state:?} instead of {what}"),
+    }
+}
+
+fn stands_in(task: &Task, function: &str) -> bool {
+    let backtrace = task.backtrace.as_ref().expect("a backtrace");
+    let names = backtrace.frames_of_the_program().iter().filter_map(|frame| frame.function.as_deref());
+    names.into_iter().any(|name| name.contains(function))
+}
+
+#[inline(never)]
+fn deep_inside(levels: usize) {
+    if levels == 0 {
+        thread::park();
+    } else {
+        deep_inside(std::hint::black_box(levels - 1));
+    }
+    std::hint::black_box(levels);
+}
+
+/// R12: the dump names what each task waits for, which one of it, for how long, where it stands and where it was
+/// spawned; and the tasks go on as if nothing had been.
+pub fn r12_what_tasks_wait_for() {
+    solo(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
+        let mutex = Arc::new(Mutex::new(()));
+        let guard = mutex.lock().unwrap();
+        let semaphore = Arc::new(Semaphore::new(0));
+        let event = Arc::new(Event::new());
+        let (sender, receiver) = towpath::sync::mpsc::channel::<()>();
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counted = woken.clone();
+        let parked = named("park", move || {
+            deep_inside(20);
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        let id = parked.thread().id();
+        let unpark = parked.thread().clone();
+        let mut tasks = vec![
+            named("recv", move || assert_eq!(stream.read(&mut [0]).unwrap(), 0)),
+            named("sleep", || assert!(thread::try_sleep(LONG).is_err())),
+            named("join", move || parked.join().unwrap()),
+            named("lock", {
+                let mutex = mutex.clone();
+                move || drop(mutex.lock().unwrap())
+            }),
+            named("lock too", {
+                let mutex = mutex.clone();
+                move || drop(mutex.lock().unwrap())
+            }),
+            named("acquire", {
+                let semaphore = semaphore.clone();
+                move || drop(semaphore.acquire())
+            }),
+            named("event", {
+                let event = event.clone();
+                move || event.wait().unwrap()
+            }),
+            named("receive", move || assert!(receiver.recv().is_err())),
+            named("scope", || {
+                thread::scope(|scope| {
+                    scope.spawn(|| assert!(thread::try_sleep(LONG).is_err()));
+                });
+            }),
+        ];
+        thread::sleep(ms(50));
+        for _ in 0..3 {
+            let dump = towpath::dump();
+            assert_eq!(dump.tasks.len(), 12, "{dump}");
+            assert!(dump.workers.iter().all(|worker| worker.found == Found::Answered), "{dump}");
+            assert_eq!(waits_for(find(&dump, "main"), "a dump"), Which::Unknown);
+            assert_eq!(waits_for(find(&dump, "recv"), "recv"), Which::Descriptor(fd));
+            let sleep = find(&dump, "sleep");
+            waits_for(sleep, "timer");
+            let State::Waiting(wait) = &sleep.state else { unreachable!() };
+            let due = wait.due_in.unwrap();
+            assert!(due > LONG - Duration::from_secs(60) && due < LONG, "{due:?}");
+            assert!(sleep.idle >= ms(30), "{:?}", sleep.idle);
+            assert_eq!(waits_for(find(&dump, "join"), "join"), Which::Task(id));
+            let lock = waits_for(find(&dump, "lock"), "mutex");
+            assert!(matches!(lock, Which::Object(_)));
+            assert_eq!(waits_for(find(&dump, "lock too"), "mutex"), lock, "the same");
+            waits_for(find(&dump, "acquire"), "semaphore");
+            waits_for(find(&dump, "event"), "event");
+            waits_for(find(&dump, "receive"), "a message in a channel");
+            waits_for(find(&dump, "scope"), "the tasks of a scope");
+            let park = find(&dump, "park");
+            waits_for(park, "unpark");
+            assert!(stands_in(park, "deep_inside") && park.spawned_at.file().ends_with("dump.rs"), "{dump}");
+            assert!(stands_in(find(&dump, "recv"), "r12_what_tasks_wait_for"), "{dump}");
+            let text = dump.to_string();
+            assert!(text.contains(&format!("waiting for recv on fd {fd}")), "{text}");
+            assert!(text.contains("deep_inside at"), "{text}");
+            assert!(!text.contains("stack_init_trampoline"), "{text}");
+        }
+        assert_eq!(woken.load(Ordering::SeqCst), 0, "a dump wakes nobody");
+        drop((client, guard, sender));
+        semaphore.close();
+        event.set();
+        unpark.unpark();
+        tasks[1].cancel();
+        tasks[8].cancel();
+        tasks.drain(..).for_each(|task| task.join().unwrap());
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+    });
+}
+
+/// R12: tasks that have not started are in the dump, also with a thief about; each once.
+pub fn r12_unstarted_tasks() {
+    const TASKS: usize = 500;
+    let runtime = runtime(2);
+    runtime.run(|| {
+        for _ in 0..20 {
+            let tasks: Vec<_> = (0..TASKS).map(|_| thread::spawn(thread::park)).collect();
+            let dump = towpath::Handle::try_current().unwrap().dump();
+            for task in &tasks {
+                let seen = dump.tasks.iter().filter(|seen| seen.id == task.thread().id()).count();
+                assert_eq!(seen, 1, "{:?}", task.thread().id());
+            }
+            tasks.iter().for_each(|task| task.thread().unpark());
+            tasks.into_iter().for_each(|task| task.join().unwrap());
+        }
+    });
+}
+
+/// R12: of ten thousand tasks none is lost and none is there twice, while others come, run and go.
+pub fn r12_ten_thousand_tasks() {
+    const TASKS: usize = 10_000;
+    let runtime = runtime(2);
+    let handle = runtime.handle();
+    runtime.run(|| {
+        let line = line!() + 1;
+        let tasks: Vec<_> = (0..TASKS).map(|_| thread::spawn(thread::park)).collect();
+        until(|| handle.metrics().started > TASKS as u64);
+        let stop = Arc::new(AtomicBool::new(false));
+        let churn: Vec<_> = (0..4)
+            .map(|_| {
+                let stop = stop.clone();
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        thread::spawn(thread::yield_now).join().unwrap();
+                        thread::sleep(ms(1));
+                    }
+                })
+            })
+            .collect();
+        let (ask, asked) = mpsc::channel();
+        let from_outside = std::thread::spawn(move || ask.send(handle.dump()).unwrap());
+        let inside = towpath::dump();
+        until(|| from_outside.is_finished());
+        for dump in [inside, asked.recv().unwrap()] {
+            let mut ids: Vec<_> = dump.tasks.iter().map(|task| format!("{:?}", task.id)).collect();
+            let all = ids.len();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), all, "some are there twice");
+            let known: std::collections::HashSet<_> = dump.tasks.iter().map(|task| task.id).collect();
+            assert!(tasks.iter().all(|task| known.contains(&task.thread().id())), "some are lost");
+            assert!(dump.took < patience(Duration::from_secs(2)), "{:?}", dump.took);
+            for task in dump.tasks.iter().filter(|task| task.spawned_at.line() == line) {
+                waits_for(task, "unpark");
+            }
+        }
+        from_outside.join().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        churn.into_iter().for_each(|task| task.join().unwrap());
+        tasks.iter().for_each(|task| task.thread().unpark());
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+    });
+}
+
+/// R12: a task that has hardly any stack left can be asked where it stands: the walk takes none of it.
+pub fn r12_full_stacks() {
+    #[inline(never)]
+    fn fill(limit: usize) {
+        let here = 0u8;
+        // What `park` itself takes is less.
+        if (&raw const here).addr() > limit + 3000 {
+            fill(std::hint::black_box(limit));
+        } else {
+            thread::park();
+        }
+        std::hint::black_box(&here);
+    }
+    solo(|| {
+        let tasks: Vec<_> = (0..10)
+            .map(|_| {
+                let task = Builder::new().stack_size(64 * 1024);
+                let body = || {
+                    let here = 0u8;
+                    fill((&raw const here).addr() - 60 * 1024);
+                };
+                task.spawn(body).unwrap()
+            })
+            .collect();
+        thread::sleep(ms(10));
+        let dump = towpath::dump();
+        for task in &tasks {
+            let seen = dump.tasks.iter().find(|seen| seen.id == task.thread().id()).unwrap();
+            assert!(seen.backtrace.as_ref().unwrap().frames.len() > 100);
+            task.thread().unpark();
+        }
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+    });
+}
+
+/// R12: a worker that a task holds does not hold the dump up for long; it is shown as busy, with the task.
+pub fn r12_busy_worker() {
+    let runtime = runtime(2);
+    let handle = runtime.handle();
+    let (done, is_done) = mpsc::channel::<()>();
+    runtime.run(|| {
+        let (holding, is_held) = mpsc::channel();
+        // It holds this worker, or the other.
+        let holder = thread::spawn(move || {
+            holding.send(()).unwrap();
+            is_done.recv().unwrap();
+        });
+        let parked = thread::spawn(thread::park);
+        let outside = {
+            let handle = handle.clone();
+            std::thread::spawn(move || {
+                is_held.recv().unwrap();
+                let dump = handle.dump();
+                done.send(()).unwrap();
+                dump
+            })
+        };
+        until(|| outside.is_finished());
+        let dump = outside.join().unwrap();
+        let busy: Vec<_> = dump.workers.iter().filter(|worker| worker.found != Found::Answered).collect();
+        assert!(busy.len() == 1 && busy[0].found == Found::Busy(holder.thread().id()), "{dump}");
+        assert!(dump.to_string().contains("busy with task"), "{dump}");
+        holder.join().unwrap();
+        parked.thread().unpark();
+        parked.join().unwrap();
+    });
+    let dump = handle.dump();
+    assert_eq!((dump.tasks.len(), dump.workers[0].found), (0, Found::Absent), "{dump}");
+}
+
+/// R12: a dump asked for in a callback of a worker's loop.
+pub fn r12_in_a_callback() {
+    solo(|| {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = seen.clone();
+        let sleeper = thread::spawn(thread::park);
+        towpath_loop::Loop::current().unwrap().submit(towpath_loop::op::timer(ms(1)), move |_, _| {
+            count.store(towpath::dump().tasks.len(), Ordering::SeqCst);
+        });
+        until(|| seen.load(Ordering::SeqCst) == 2);
+        sleeper.thread().unpark();
+        sleeper.join().unwrap();
+    });
+}
+
+/// R12: the counters agree with what was done.
+pub fn r12_metrics() {
+    const TASKS: u64 = 1000;
+    let runtime = runtime(2);
+    let before = runtime.metrics();
+    assert_eq!((before.switches, before.started, before.tasks), (0, 0, 0));
+    runtime.run(|| {
+        let tasks: Vec<_> = (0..TASKS).map(|_| thread::spawn(thread::yield_now)).collect();
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+        // From another thread.
+        let me = thread::current();
+        let waker = std::thread::spawn(move || {
+            std::thread::sleep(ms(20));
+            me.unpark();
+        });
+        thread::park();
+        until(|| waker.is_finished());
+        waker.join().unwrap();
+        // The other worker has published what it did when it has ticked once more.
+        until(|| {
+            let now = towpath::Handle::try_current().unwrap().metrics();
+            now.started == TASKS + 1 && now.finished == TASKS
+        });
+    });
+    let handle = runtime.handle();
+    let all = handle.metrics();
+    let each: Vec<_> = (0..2).map(|worker| handle.worker_metrics(worker).unwrap()).collect();
+    assert_eq!(handle.worker_metrics(2), None);
+    assert_eq!(each[0] + each[1], all);
+    assert_eq!((all.started, all.finished, all.tasks, all.stalls), (TASKS + 1, TASKS + 1, 0, 0));
+    assert!(all.switches > 2 * TASKS && all.wakes >= TASKS && all.wakes <= all.switches, "{all:?}");
+    assert!(all.remote_wakes >= 1 && all.remote_wakes <= all.wakes, "{all:?}");
+    assert!(all.sleeps >= 1 && all.stacks >= 1 && all.ticks >= 1, "{all:?}");
+    assert!(all.stolen <= TASKS, "{all:?}");
+}
