@@ -143,7 +143,7 @@ pub fn r12_unstarted_tasks() {
     const TASKS: usize = 500;
     let runtime = runtime(2);
     runtime.run(|| {
-        for _ in 0..20 {
+        for _ in 0..5 {
             let tasks: Vec<_> = (0..TASKS).map(|_| thread::spawn(thread::park)).collect();
             let dump = towpath::Handle::try_current().unwrap().dump();
             for task in &tasks {

@@ -45,11 +45,11 @@ const CANCEL: &[Test] = &[
 ];
 
 const DUMP: &[Test] = &[
-    test!(dump::r12_what_tasks_wait_for).busy(),
-    test!(dump::r12_unstarted_tasks).busy(),
+    test!(dump::r12_what_tasks_wait_for).busy().seconds(20),
+    test!(dump::r12_unstarted_tasks).busy().seconds(20),
     test!(dump::r12_ten_thousand_tasks).busy().alone().seconds(20).memory_mib(160),
-    test!(dump::r12_full_stacks).busy(),
-    test!(dump::r12_busy_worker).busy(),
+    test!(dump::r12_full_stacks).busy().seconds(20),
+    test!(dump::r12_busy_worker).busy().seconds(20),
     test!(dump::r12_in_a_callback).busy(),
     test!(dump::r12_metrics).busy(),
 ];
