@@ -5,7 +5,7 @@ use std::fs::File;
 use std::future::{Future, IntoFuture};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
@@ -128,6 +128,16 @@ pub fn unix() -> (Socket, Socket) {
 pub fn half_unix() -> (Socket, UnixStream) {
     let (a, b) = net::unix_pair();
     (socket(a), b)
+}
+
+/// A pair of Unix sockets of this kind.
+pub fn pair(kind: i32) -> (Socket, Socket) {
+    let mut fds = [0; 2];
+    // SAFETY: room for two descriptors; both are new and ours.
+    unsafe {
+        assert_eq!(libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()), 0);
+        (Socket::from(OwnedFd::from_raw_fd(fds[0])), Socket::from(OwnedFd::from_raw_fd(fds[1])))
+    }
 }
 
 /// Two connected TCP sockets of ours.

@@ -8,6 +8,7 @@ mod batches;
 mod clocks;
 mod common;
 mod contract;
+mod datagrams;
 mod exhaustion;
 mod fairness;
 mod fallback;
@@ -138,6 +139,12 @@ const MESSAGES: &[Test] = &[
     test!(messages::e07_unwanted_descriptors_are_closed).busy(),
     test!(messages::e07_bad_messages_are_refused),
     test!(messages::e07_credentials),
+    test!(datagrams::e02_empty_datagrams),
+    test!(datagrams::e03_too_large),
+    test!(datagrams::e04_nobody_listens),
+    test!(datagrams::e05_floods_wait),
+    test!(datagrams::e06_names_of_unix_sockets),
+    test!(datagrams::e10_odd_messages),
 ];
 
 const FDS: &[Test] = &[

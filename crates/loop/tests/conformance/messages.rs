@@ -1,7 +1,7 @@
 //! E, as far as messages with something beside their bytes go: descriptors, credentials, control messages.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use towpath_loop::op::{self, Control, Credentials};
@@ -25,16 +25,6 @@ fn mark_of(fd: OwnedFd) -> u8 {
     let mut byte = [0];
     std::fs::File::from(fd).read_exact(&mut byte).unwrap();
     byte[0]
-}
-
-/// A pair of Unix sockets of this kind.
-fn pair(kind: i32) -> (Socket, Socket) {
-    let mut fds = [0; 2];
-    // SAFETY: room for two descriptors; both are new and ours.
-    unsafe {
-        assert_eq!(libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()), 0);
-        (Socket::from(OwnedFd::from_raw_fd(fds[0])), Socket::from(OwnedFd::from_raw_fd(fds[1])))
-    }
 }
 
 /// Descriptors pass, in order, close-on-exec, and are the same objects; each way of waiting does it.
