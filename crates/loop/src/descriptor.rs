@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use rustix::fs::FileType;
+use rustix::net::SocketType;
 
 use crate::operation::Handle;
 
@@ -41,9 +42,12 @@ pub(crate) enum Traffic {
     Datagrams = 3,
 }
 
+/// What may be known instead of a [`Traffic`]: that it is a connection, over whatever protocols.
+const SOME_CONNECTION: u8 = 4;
+
 impl Traffic {
     fn of(fd: BorrowedFd<'_>) -> Traffic {
-        use rustix::net::{AddressFamily, SocketType, sockopt};
+        use rustix::net::{AddressFamily, sockopt};
         match sockopt::socket_type(fd) {
             Ok(SocketType::STREAM | SocketType::SEQPACKET) => match sockopt::socket_domain(fd) {
                 Ok(AddressFamily::INET | AddressFamily::INET6) => Traffic::Internet,
@@ -51,6 +55,14 @@ impl Traffic {
             },
             Ok(_) => Traffic::Datagrams,
             Err(_) => Traffic::Other,
+        }
+    }
+
+    /// Of a new socket (`AF_*`, `SOCK_*`).
+    pub(crate) fn of_new(domain: i32, kind: i32) -> Traffic {
+        match kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
+            libc::SOCK_STREAM | libc::SOCK_SEQPACKET => Traffic::with(domain),
+            _ => Traffic::Datagrams,
         }
     }
 
@@ -156,12 +168,19 @@ impl Descriptor {
             1 => Traffic::Internet,
             2 => Traffic::Other,
             3 => Traffic::Datagrams,
+            // Unknown, or in part.
             _ => {
                 let traffic = Traffic::of(self.as_fd());
                 self.0.traffic.store(traffic as u8, Ordering::Relaxed);
                 traffic
             }
         }
+    }
+
+    /// Whether it is known to have a connection's bytes, or messages, without asking.
+    fn is_connection(&self) -> bool {
+        let known = self.0.traffic.load(Ordering::Relaxed);
+        known != 0 && known != Traffic::Datagrams as u8
     }
 }
 
@@ -262,18 +281,25 @@ impl From<OwnedFd> for Socket {
     /// Takes the descriptor over. A socket is made non-blocking, and stays so when it is given up again: an accept or a
     /// connect would otherwise block the loop.
     fn from(fd: OwnedFd) -> Socket {
+        let kind = rustix::net::sockopt::socket_type(&fd);
+        let socket = Socket(Descriptor::new(fd));
         // What is no socket has no operation that could block, and its mode may be shared with another process.
-        if rustix::net::sockopt::socket_type(&fd).is_ok() {
+        if let Ok(kind) = kind {
             // A socket takes every mode.
-            let _ = rustix::io::ioctl_fionbio(&fd, true);
+            let _ = rustix::io::ioctl_fionbio(&socket, true);
+            let known = match kind {
+                SocketType::STREAM | SocketType::SEQPACKET => SOME_CONNECTION,
+                _ => Traffic::Datagrams as u8,
+            };
+            socket.0.0.traffic.store(known, Ordering::Relaxed);
         }
-        Socket(Descriptor::new(fd))
+        socket
     }
 }
 
 impl Socket {
-    /// [`adopt`](Socket::adopt) of a connection, of which this is known.
-    pub(crate) fn accepted(result: i32, traffic: Traffic) -> Socket {
+    /// [`adopt`](Socket::adopt) of one of which this is known.
+    pub(crate) fn adopt_known(result: i32, traffic: Traffic) -> Socket {
         let socket = Socket::adopt(result);
         socket.0.0.traffic.store(traffic as u8, Ordering::Relaxed);
         socket
@@ -360,6 +386,20 @@ impl Target<'_> {
             Target::Foreign(fd) => Traffic::of(*fd),
             Target::Lost(_) => Traffic::Other,
         }
+    }
+
+    /// The flags of a send, for a kernel that could go wrong over a datagram when it waits by itself: `MSG_DONTWAIT`, unless
+    /// it is known to go through a connection.
+    ///
+    /// A datagram to a Unix socket (or a netlink one) whose queue is full has been read from its buffer when the kernel finds
+    /// out, and io_uring goes on from there once there is room: with an empty one (seen on 6.18).
+    pub(crate) fn sending(&self, flags: i32) -> i32 {
+        let connection = match self {
+            Target::Borrowed(descriptor) => descriptor.is_connection(),
+            Target::Shared(descriptor) => descriptor.is_connection(),
+            Target::Foreign(_) | Target::Lost(_) => false,
+        };
+        if connection { flags } else { flags | libc::MSG_DONTWAIT }
     }
 
     /// The same target, independent of any borrow.

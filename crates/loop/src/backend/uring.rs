@@ -158,6 +158,8 @@ struct Slot {
     fed: bool,
     /// What came of a zero-copy send whose buffer the kernel still has.
     held: i32,
+    /// A poll said that it could go on, and it could not.
+    vain: bool,
 }
 
 /// What it takes to begin an operation, of a backend whose completions are being read.
@@ -432,6 +434,7 @@ impl Slot {
             broken: false,
             fed: false,
             held: 0,
+            vain: false,
         }
     }
 
@@ -469,8 +472,15 @@ impl Slot {
                 // SAFETY: the operation has not completed, so its submitter's promise holds.
                 return Err(unsafe { sqe::entry(&self.request) });
             }
-            // SAFETY: as above.
-            Next::Attempt { resumed } => unsafe { attempt(&self.request, resumed, syscalls) },
+            Next::Attempt { resumed } => {
+                // SAFETY: as above.
+                let result = unsafe { attempt(&self.request, resumed, syscalls) };
+                // Once is no habit: somebody else may have been quicker.
+                if resumed && result.is_none() && std::mem::replace(&mut self.vain, true) {
+                    return Err(opcode::Timeout::new(&raw const sqe::REST).build());
+                }
+                result
+            }
             Next::Poll => None,
         };
         self.tried(result)
@@ -505,7 +515,8 @@ impl Slot {
             (_, libc::EINTR | libc::EAGAIN) if self.cancelled => Next::Done(-libc::ECANCELED),
             (Stage::Polling, _) if self.cancelled => Next::Done(-libc::ECANCELED),
             (Stage::Polling, _) if result >= 0 => Next::Attempt { resumed: true },
-            (Stage::Polling, libc::EINTR | libc::EAGAIN) => Next::Poll,
+            // ETIME: it has rested.
+            (Stage::Polling, libc::EINTR | libc::EAGAIN | libc::ETIME) => Next::Poll,
             (Stage::Native, errno) if zero_copy::is_refused(&self.request, errno) => {
                 if self.cancelled {
                     Next::Done(-libc::ECANCELED)

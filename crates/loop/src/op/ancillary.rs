@@ -384,7 +384,7 @@ unsafe impl<V: IoVecs> Operation for SendMsg<'_, V> {
             (ptr::from_mut(addr), len)
         });
         let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), addr);
-        Started::Request(Request::SendMsg { handle, msg, flags: self.flags })
+        Started::Request(Request::SendMsg { handle, msg, flags: self.target.sending(self.flags) })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {

@@ -37,7 +37,7 @@ unsafe impl Operation for NewSocket {
         Started::Request(Request::Socket { domain: self.domain, kind: self.kind, protocol: self.protocol })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
-        outcome.value().map(Socket::adopt)
+        outcome.value().map(|fd| Socket::adopt_known(fd, Traffic::of_new(self.domain, self.kind)))
     }
 }
 
@@ -139,7 +139,7 @@ unsafe impl Operation for Accept<'_> {
         }
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
-        outcome.value().map(|fd| (Socket::accepted(fd, Traffic::with(self.addr.family())), self.addr))
+        outcome.value().map(|fd| (Socket::adopt_known(fd, Traffic::with(self.addr.family())), self.addr))
     }
 }
 

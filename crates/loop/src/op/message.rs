@@ -255,7 +255,8 @@ macro_rules! vectored {
                     return Started::Done(0);
                 }
                 let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), None);
-                Started::Request(Request::$request { handle, msg, flags: self.flags })
+                let flags = if $receives { self.flags } else { self.target.sending(self.flags) };
+                Started::Request(Request::$request { handle, msg, flags })
             }
             fn finish(self, outcome: Outcome) -> Self::Output {
                 match outcome.bytes() {
@@ -444,7 +445,7 @@ unsafe impl<B: IoBuf> Operation for SendTo<'_, B> {
         };
         let (buf, len) = self.buf.bytes();
         let msg = self.header.fill_one(buf.cast_mut(), len, (&raw mut self.addr, self.addr.len));
-        Started::Request(Request::SendMsg { handle, msg, flags: self.flags })
+        Started::Request(Request::SendMsg { handle, msg, flags: self.target.sending(self.flags) })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {

@@ -138,7 +138,7 @@ const OPTIONS: Options = Options { extent: Extent::Stream, ..Options::NONE };
 stream! {
     /// Accepting, again and again: see [`accept_multi`].
     AcceptMulti => Socket;
-    |this, fd, _buffer| Socket::accepted(fd, this.traffic)
+    |this, fd, _buffer| Socket::adopt_known(fd, this.traffic)
 }
 
 stream! {

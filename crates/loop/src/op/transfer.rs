@@ -10,7 +10,7 @@ use crate::operation::Request;
 macro_rules! transfer {
     (
         $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident;
-        |$buf:ident| $bytes:expr; $request:ident; $empty_is_done:expr
+        |$buf:ident| $bytes:expr; $request:ident, $flags:expr; $empty_is_done:expr
     ) => {
         $(#[$struct_doc])*
         #[derive(Debug)]
@@ -70,7 +70,7 @@ macro_rules! transfer {
                 if len == 0 && $empty_is_done(self) {
                     return Started::Done(0);
                 }
-                Started::Request(Request::$request { handle, buf, len, flags: self.flags })
+                Started::Request(Request::$request { handle, buf, len, flags: $flags(self) })
             }
             fn finish(self, outcome: Outcome) -> Self::Output {
                 match outcome.bytes() {
@@ -102,7 +102,7 @@ transfer! {
     /// io_uring: `IORING_OP_RECV` (5.6); elsewhere `recv(2)`, and readiness to read while there is nothing.
     recv;
     // The kernel would wait for data before it transfers none of it.
-    |buf| buf.bytes_mut(); Recv; |this: &Recv<'_, B>| this.flags == 0
+    |buf| buf.bytes_mut(); Recv, |this: &Recv<'_, B>| this.flags; |this: &Recv<'_, B>| this.flags == 0
 }
 
 transfer! {
@@ -113,5 +113,5 @@ transfer! {
     /// io_uring: `IORING_OP_SEND` (5.6); elsewhere `send(2)`, and readiness to write while there is no room.
     send;
     // An empty datagram is a datagram.
-    |buf| buf.bytes(); Send; |this: &Send<'_, B>| this.options.extent == Extent::All
+    |buf| buf.bytes(); Send, |this: &Send<'_, B>| this.target.sending(this.flags); |this: &Send<'_, B>| this.options.extent == Extent::All
 }

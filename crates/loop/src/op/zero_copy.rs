@@ -104,7 +104,7 @@ unsafe impl<B: IoBuf> Operation for SendZc<'_, B> {
             return Started::Done(0);
         }
         // The ring then goes on by itself: a step of ours would begin only when the peer has acknowledged the one before.
-        let flags = if all { self.flags | libc::MSG_WAITALL } else { self.flags };
+        let flags = self.target.sending(self.flags) | if all { libc::MSG_WAITALL } else { 0 };
         Started::Request(Request::SendZc { handle, buf, len, flags, uncopied: &raw mut self.uncopied })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
@@ -188,7 +188,7 @@ unsafe impl<V: IoVecs> Operation for SendVectoredZc<'_, V> {
         let (vectors, count) = self.buffers.vectors(&mut self.room);
         let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), None);
         let uncopied = &raw mut self.uncopied;
-        Started::Request(Request::SendMsgZc { handle, msg, flags: self.flags, uncopied })
+        Started::Request(Request::SendMsgZc { handle, msg, flags: self.target.sending(self.flags), uncopied })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {

@@ -125,6 +125,53 @@ pub fn e05_floods_wait() {
     assert_eq!(sent.all(), (0..500).collect::<Vec<_>>());
 }
 
+/// E5: the same where only the receiver knows that its queue is full. A sender that knows nobody has room of its own, and so
+/// polls as writable; one that is connected does not, and is written to when the kernel has already read the buffer.
+pub fn e05_floods_of_strangers_wait() {
+    let loop_ = current_loop();
+    let name = UnixAddr::from_abstract_name(format!("towpath-flood-{}", std::process::id())).unwrap();
+    let there = UnixDatagram::bind_addr(&name).unwrap();
+    let to = SockAddr::from(&socket2::SockRef::from(&there).local_addr().unwrap());
+    let there = socket(there);
+    for (connected, zero_copy) in [(false, false), (true, false), (true, true)] {
+        let here = UnixDatagram::unbound().unwrap();
+        if connected {
+            here.connect_addr(&name).unwrap();
+        }
+        let (here, sent) = (socket(here), Log::new());
+        for n in 0..100_u32 {
+            let (bytes, log) = (n.to_ne_bytes(), sent.clone());
+            let note = move |len: usize| {
+                assert_eq!(len, 4);
+                log.add(n);
+            };
+            match (connected, zero_copy, n % 2) {
+                (false, ..) => {
+                    loop_.submit(op::send_to(&here, bytes, to), move |_, sent| note(sent.unwrap().0))
+                }
+                (_, true, _) => {
+                    loop_.submit(op::send_zc(&here, bytes), move |_, sent| note(sent.unwrap().sent.0))
+                }
+                (.., 0) => loop_.submit(op::send(&here, bytes), move |_, sent| note(sent.unwrap().0)),
+                _ => {
+                    let message = op::send_vectored(&here, vec![bytes.to_vec()]);
+                    loop_.submit(message, move |_, sent| note(sent.unwrap().0))
+                }
+            };
+        }
+        // The harness looks whether this spins.
+        op::timer(200 * MS).wait().unwrap();
+        assert!(sent.len() < 100, "a queue without end");
+        for n in 0..100_u32 {
+            let mut buf = [0; 8];
+            assert_eq!(op::recv(&there, &mut buf).wait().unwrap(), 4);
+            assert_eq!(buf[..4], n.to_ne_bytes());
+        }
+        loop_.run().unwrap();
+        assert_eq!(sent.all(), (0..100).collect::<Vec<_>>());
+    }
+}
+
 /// E6: names of Unix sockets: how long they may be, names of no file, and what is no socket.
 pub fn e06_names_of_unix_sockets() {
     let loop_ = current_loop();

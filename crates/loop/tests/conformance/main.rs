@@ -143,6 +143,7 @@ const MESSAGES: &[Test] = &[
     test!(datagrams::e03_too_large),
     test!(datagrams::e04_nobody_listens),
     test!(datagrams::e05_floods_wait),
+    test!(datagrams::e05_floods_of_strangers_wait),
     test!(datagrams::e06_names_of_unix_sockets),
     test!(datagrams::e10_odd_messages),
 ];

@@ -31,7 +31,7 @@ pub(super) const LIMIT: usize = 64;
 /// Whether the kernel may have it as a member of a chain.
 fn joins(request: &Request, ways: &[Support]) -> bool {
     /// Its results mean something else with these.
-    const APART: i32 = libc::MSG_WAITALL | libc::MSG_OOB | libc::MSG_ERRQUEUE;
+    const APART: i32 = libc::MSG_WAITALL | libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
     let transfer = match *request {
         Request::Recv { flags, .. }
         | Request::Send { flags, .. }

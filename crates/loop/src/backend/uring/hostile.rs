@@ -20,7 +20,7 @@ const BUFFERS: usize = 4;
 const SIZE: usize = 32;
 
 /// The results that it gives: sensible ones, and others.
-const RESULTS: [i32; 22] = [
+const RESULTS: [i32; 23] = [
     0,
     1,
     7,
@@ -39,6 +39,7 @@ const RESULTS: [i32; 22] = [
     -libc::EALREADY,
     -libc::ENOENT,
     -libc::EPIPE,
+    -libc::ETIME,
     -512,
     -516,
     -4095,

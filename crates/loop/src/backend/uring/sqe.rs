@@ -1,9 +1,12 @@
 //! From a [`Request`] to the entry that asks the kernel for it.
 
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::{Fd, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
 
 use crate::operation::{Request, TRANSFER_MAX};
+
+/// What is announced as ready again and again, and is not, is left alone for as long as by the other backends.
+pub(super) static REST: Timespec = Timespec::new().nsec(super::super::readiness::REST.as_nanos() as u32);
 
 /// The descriptors that we make are as `std` makes them, and non-blocking for the calls that bypass the ring.
 const NEW_FD: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -190,6 +193,7 @@ fn waiting(flags: i32) -> i32 {
     flags & !libc::MSG_DONTWAIT
 }
 
+/// Here it has its reason: see [`Target::sending`](crate::descriptor::Target::sending).
 fn sending(flags: i32) -> i32 {
-    waiting(flags) | libc::MSG_NOSIGNAL
+    flags | libc::MSG_NOSIGNAL
 }
