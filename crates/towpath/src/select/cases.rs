@@ -14,7 +14,7 @@ use crate::std_or_loom::{Lock, lock as locked};
 use crate::sync::mpmc::{self, RecvError, SendError};
 use crate::sync::{
     Event, Latch, Mutex, MutexGuard, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
-    SemaphorePermit, mpsc,
+    SemaphorePermit, broadcast, mpsc, oneshot, watch,
 };
 use crate::thread::JoinHandle;
 use crate::wait::{Arm, Entered, Waiter, Wake};
@@ -61,14 +61,17 @@ fn arm<A: Arm, T>(arm: A, turn: impl FnMut(A::Output) -> T) -> impl Case<Output 
     ArmCase { arm, won: None, turn }
 }
 
-/// What [`recv`] takes: the receivers of [`mpmc`] and [`mpsc`].
-pub trait Receiving<T>: Ends {
+/// What [`recv`] takes: a shared reference to a receiver of [`mpsc`], [`mpmc`] or [`oneshot`], a mutable one to a receiver of
+/// [`broadcast`].
+pub trait Receive: Ends {
+    /// What its `recv` gives.
+    type Output;
     #[doc(hidden)]
-    fn receiver(&self) -> &mpmc::Receiver<T>;
+    fn receiving(self) -> impl Case<Output = Self::Output>;
 }
 
 /// What [`send`] takes: the senders of [`mpmc`] and [`mpsc`].
-pub trait Sending<T>: Ends {
+pub trait SendTo<T>: Ends {
     #[doc(hidden)]
     fn sender(&self) -> &mpmc::Sender<T>;
 }
@@ -78,53 +81,82 @@ mod ends {
 }
 use ends::Ends;
 
-impl<T> Ends for mpmc::Receiver<T> {}
-impl<T> Ends for mpsc::Receiver<T> {}
+impl<T> Ends for &mpmc::Receiver<T> {}
+impl<T> Ends for &mpsc::Receiver<T> {}
+impl<T> Ends for &oneshot::Receiver<T> {}
+impl<T> Ends for &mut broadcast::Receiver<T> {}
 impl<T> Ends for mpmc::Sender<T> {}
 impl<T> Ends for mpsc::Sender<T> {}
 impl<T> Ends for mpsc::SyncSender<T> {}
 
-impl<T> Receiving<T> for mpmc::Receiver<T> {
-    fn receiver(&self) -> &mpmc::Receiver<T> {
-        self
+impl<T> Receive for &mpmc::Receiver<T> {
+    type Output = Result<T, RecvError>;
+
+    fn receiving(self) -> impl Case<Output = Self::Output> {
+        arm(mpmc::Receiver::receiving(self), |received| received)
     }
 }
 
-impl<T> Receiving<T> for mpsc::Receiver<T> {
-    fn receiver(&self) -> &mpmc::Receiver<T> {
-        self.inner()
+impl<T> Receive for &mpsc::Receiver<T> {
+    type Output = Result<T, RecvError>;
+
+    fn receiving(self) -> impl Case<Output = Self::Output> {
+        Receive::receiving(self.inner())
     }
 }
 
-impl<T> Sending<T> for mpmc::Sender<T> {
+impl<T> Receive for &oneshot::Receiver<T> {
+    type Output = Result<T, RecvError>;
+
+    fn receiving(self) -> impl Case<Output = Self::Output> {
+        arm(oneshot::Receiver::receiving(self), |()| self.take())
+    }
+}
+
+impl<T: Clone> Receive for &mut broadcast::Receiver<T> {
+    type Output = Result<T, broadcast::RecvError>;
+
+    fn receiving(self) -> impl Case<Output = Self::Output> {
+        let (wait, receive) = broadcast::Receiver::receiving(self);
+        arm(wait, receive)
+    }
+}
+
+impl<T> SendTo<T> for mpmc::Sender<T> {
     fn sender(&self) -> &mpmc::Sender<T> {
         self
     }
 }
 
-impl<T> Sending<T> for mpsc::Sender<T> {
+impl<T> SendTo<T> for mpsc::Sender<T> {
     fn sender(&self) -> &mpmc::Sender<T> {
         self.inner()
     }
 }
 
-impl<T> Sending<T> for mpsc::SyncSender<T> {
+impl<T> SendTo<T> for mpsc::SyncSender<T> {
     fn sender(&self) -> &mpmc::Sender<T> {
         self.inner()
     }
 }
 
-/// A message, or `Err` if there is none and no sender left.
-pub fn recv<'a, T: 'a>(receiver: &'a impl Receiving<T>) -> impl Case<Output = Result<T, RecvError>> {
-    arm(receiver.receiver().receiving(), |received| received)
+/// A message, or what else the receiver's own `recv` gives.
+pub fn recv<R: Receive>(receiver: R) -> impl Case<Output = R::Output> {
+    receiver.receiving()
 }
 
 /// Room for `message`, which is sent then; `Err`, with the message, if there is no receiver left. Dropped if it loses.
 pub fn send<'a, T: 'a>(
-    sender: &'a impl Sending<T>,
+    sender: &'a impl SendTo<T>,
     message: T,
 ) -> impl Case<Output = Result<(), SendError<T>>> {
     arm(sender.sender().sending(message), |sent| sent)
+}
+
+/// A value that was set once more than its watcher has seen, which has seen it then; `Err` if there is no sender left.
+pub fn changed<T>(watcher: &mut watch::Receiver<T>) -> impl Case<Output = Result<(), RecvError>> {
+    let (wait, update) = watcher.changing();
+    arm(wait, update)
 }
 
 /// A lock, which is locked then.

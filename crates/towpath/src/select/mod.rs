@@ -40,8 +40,8 @@ use std::io;
 use towpath_loop::Instant;
 
 pub use self::cases::{
-    Receiving, Sending, acquire, after, at, counted_down, finished, future, lock, notified, read, recv, send,
-    set, write,
+    Receive, SendTo, acquire, after, at, changed, counted_down, finished, future, lock, notified, read, recv,
+    send, set, write,
 };
 pub use self::dynamic::Select;
 use crate::cancel::{self, Alarm};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Crowd, GaveUp, Limit, Waiting, block};
+use crate::why::Reason;
 
 /// Lets several wait for each other, as `std::sync::Barrier`: when the last of them has come, all go on, and it can be used
 /// for the next meeting.
@@ -58,7 +59,7 @@ impl Barrier {
         /// For meetings of `n`. If that is 0 or 1, nobody waits.
         #[must_use]
         pub const fn new(n: usize) -> Barrier {
-            Barrier { size: n, arrived: AtomicUsize::new(0), meeting: AtomicUsize::new(0), crowd: Crowd::new() }
+            Barrier { size: n, arrived: AtomicUsize::new(0), meeting: AtomicUsize::new(0), crowd: Crowd::new(const { &Reason::object("barrier") }) }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::context;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Entered, Limit, Until, Waiter, Waiting, block};
+use crate::why::Reason;
 use crate::worker::Worker;
 
 /// A condition variable, as `std::sync::Condvar`, for [`Mutex`](super::Mutex): lets a task, thread or future wait for a
@@ -78,7 +79,7 @@ impl Condvar {
         #[must_use]
         #[inline]
         pub const fn new() -> Condvar {
-            Condvar { waiting: AtomicUsize::new(0), crowd: Crowd::new() }
+            Condvar { waiting: AtomicUsize::new(0), crowd: Crowd::new(const { &Reason::object("condvar") }) }
         }
     }
 

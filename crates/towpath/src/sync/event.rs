@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::std_or_loom::atomic::{AtomicBool, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Limit, Waiting, block};
+use crate::why::Reason;
 
 /// Set or not, until somebody says otherwise: a manual-reset event. Whoever waits goes on once it is set.
 ///
@@ -36,7 +37,7 @@ impl Event {
     const_fn! {
         /// Not set.
         pub const fn new() -> Event {
-            Event { set: AtomicBool::new(false), crowd: Crowd::new() }
+            Event { set: AtomicBool::new(false), crowd: Crowd::new(const { &Reason::object("event") }) }
         }
     }
 

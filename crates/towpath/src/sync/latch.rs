@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Limit, Waiting, block};
+use crate::why::Reason;
 
 /// A number that is counted down, and can be waited for to be zero. It stays zero: to meet again and again there is
 /// [`Barrier`](super::Barrier).
@@ -37,7 +38,7 @@ impl Latch {
         /// With so many to be counted down; with none, nobody waits.
         #[must_use]
         pub const fn new(count: usize) -> Latch {
-            Latch { left: AtomicUsize::new(count), crowd: Crowd::new() }
+            Latch { left: AtomicUsize::new(count), crowd: Crowd::new(const { &Reason::object("latch") }) }
         }
     }
 

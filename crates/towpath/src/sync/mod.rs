@@ -12,6 +12,7 @@
 //! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
 
 mod barrier;
+pub mod broadcast;
 mod condvar;
 mod event;
 mod latch;
@@ -22,9 +23,11 @@ mod mutex;
 mod notify;
 mod once;
 mod once_lock;
+pub mod oneshot;
 mod poison;
 mod rwlock;
 mod semaphore;
+pub mod watch;
 
 pub use barrier::{Barrier, BarrierWaitResult};
 pub use condvar::{Condvar, WaitTimeoutResult};

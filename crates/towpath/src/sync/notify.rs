@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Entered, Limit, Until, Waiter, Waiting, block};
+use crate::why::Reason;
 
 /// Wakes one of those who wait, or all of them, and carries no data: as `tokio::sync::Notify`.
 ///
@@ -54,7 +55,7 @@ impl Notify {
         /// With no permit.
         #[must_use]
         pub const fn new() -> Notify {
-            Notify { permit: AtomicBool::new(false), rounds: AtomicUsize::new(0), crowd: Crowd::new() }
+            Notify { permit: AtomicBool::new(false), rounds: AtomicUsize::new(0), crowd: Crowd::new(const { &Reason::object("notification") }) }
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, GaveUp, Limit, Waiting, block};
+use crate::why::Reason;
 
 const INCOMPLETE: usize = 0;
 /// Somebody has begun, and panicked.
@@ -59,7 +60,7 @@ impl Once {
         #[inline]
         #[must_use]
         pub const fn new() -> Once {
-            Once { state: AtomicUsize::new(INCOMPLETE), crowd: Crowd::new() }
+            Once { state: AtomicUsize::new(INCOMPLETE), crowd: Crowd::new(const { &Reason::object("once") }) }
         }
     }
 

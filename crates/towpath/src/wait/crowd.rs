@@ -5,7 +5,11 @@ use crate::std_or_loom::{Lock, const_fn, lock};
 use crate::why::{Reason, Why};
 
 /// Waiters for one thing that becomes true for all of them.
-pub(crate) struct Crowd(Lock<State>);
+pub(crate) struct Crowd {
+    state: Lock<State>,
+    /// What they wait for, to be named in a dump.
+    reason: &'static Reason,
+}
 
 struct State {
     queue: Queue<Place>,
@@ -13,6 +17,7 @@ struct State {
 }
 
 /// What a node says of its waiter.
+#[derive(Default)]
 struct Place {
     /// The number of its arrival.
     arrival: u64,
@@ -22,8 +27,8 @@ struct Place {
 
 impl Crowd {
     const_fn! {
-        pub(crate) const fn new() -> Crowd {
-            Crowd(Lock::new(State { queue: Queue::new(), arrivals: 0 }))
+        pub(crate) const fn new(reason: &'static Reason) -> Crowd {
+            Crowd { state: Lock::new(State { queue: Queue::new(), arrivals: 0 }), reason }
         }
     }
 
@@ -38,7 +43,7 @@ impl Crowd {
     /// As [`wake_all`](Crowd::wake_all), but only if `change` says that it is true now. What that said.
     pub(crate) fn wake_all_if(&self, change: impl FnOnce() -> bool) -> bool {
         let mut wakes = WakeList::new();
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if !change() {
             return false;
         }
@@ -48,7 +53,7 @@ impl Crowd {
             if wakes.is_full() {
                 drop(state);
                 wakes.wake_all();
-                state = lock(&self.0);
+                state = lock(&self.state);
             }
         }
         drop(state);
@@ -59,7 +64,7 @@ impl Crowd {
     /// Wakes the one who has waited for the longest time; if nobody waits, does something else.
     pub(crate) fn wake_one(&self, otherwise: impl FnOnce()) {
         let wake = {
-            let mut state = lock(&self.0);
+            let mut state = lock(&self.state);
             let Some(mut next) = state.queue.claim() else { return otherwise() };
             next.data().chosen = true;
             next.complete()
@@ -69,7 +74,7 @@ impl Crowd {
 
     /// Does something of which those who are about to wait must not miss the half.
     pub(crate) fn alone<R>(&self, change: impl FnOnce() -> R) -> R {
-        let _state = lock(&self.0);
+        let _state = lock(&self.state);
         change()
     }
 
@@ -77,7 +82,13 @@ impl Crowd {
     /// become of it since.
     #[inline]
     pub(crate) fn until<F: FnMut() -> bool>(&self, condition: F) -> Until<'_, F> {
-        Until { crowd: self, condition, node: Node::new(Place { arrival: 0, chosen: false }) }
+        Until { crowd: self, condition, looks_again: false, node: Node::new(Place::default()) }
+    }
+
+    /// Waits until `condition`, which becomes true before a [`wake_all`](Crowd::wake_all); who was woken goes on if it is true
+    /// then.
+    pub(crate) fn until_found<F: FnMut() -> bool>(&self, condition: F) -> Until<'_, F> {
+        Until { looks_again: true, ..self.until(condition) }
     }
 }
 
@@ -85,6 +96,7 @@ impl Crowd {
 pub(crate) struct Until<'a, F> {
     crowd: &'a Crowd,
     condition: F,
+    looks_again: bool,
     node: Node<Place>,
 }
 
@@ -101,8 +113,7 @@ unsafe impl<F: FnMut() -> bool> Arm for Until<'_, F> {
 
     #[inline(always)]
     fn why(&self) -> Why {
-        const EVENT: &Reason = &Reason::object("event");
-        Why::object(EVENT, self.crowd)
+        Why::object(self.crowd.reason, self.crowd)
     }
 
     #[inline]
@@ -114,7 +125,7 @@ unsafe impl<F: FnMut() -> bool> Arm for Until<'_, F> {
         if alone && let Some(()) = self.attempt() {
             return Entered::Done(());
         }
-        let mut state = lock(&self.crowd.0);
+        let mut state = lock(&self.crowd.state);
         if (self.condition)() {
             return if alone { Entered::Done(()) } else { Entered::Ready };
         }
@@ -126,10 +137,10 @@ unsafe impl<F: FnMut() -> bool> Arm for Until<'_, F> {
     }
 
     fn leave(&mut self) {
-        lock(&self.crowd.0).queue.remove(&self.node);
+        lock(&self.crowd.state).queue.remove(&self.node);
     }
 
     fn finish(&mut self) -> Option<()> {
-        Some(())
+        if self.looks_again { self.attempt() } else { Some(()) }
     }
 }

@@ -2,6 +2,7 @@
 //! every backend. The letters and numbers in the tests' names are those of the project's list of behaviours.
 
 mod barrier;
+mod broadcast;
 mod channels;
 #[path = "../conformance/common.rs"]
 #[allow(dead_code, reason = "each suite uses a part of it")]
@@ -12,6 +13,7 @@ mod latch;
 mod mutex;
 mod notify;
 mod once;
+mod oneshot;
 mod parties;
 mod rwlock;
 mod select;
@@ -101,6 +103,20 @@ const CHANNELS: &[Test] = &[
     test!(channels::futures_that_are_dropped),
 ];
 
+const MESSAGES: &[Test] = &[
+    test!(oneshot::l08_ends_that_go),
+    test!(oneshot::l08_sending_races_receiving).busy(),
+    test!(oneshot::l04_cancelled_as_it_is_sent).busy(),
+    test!(oneshot::cancelled_and_dropped),
+    test!(broadcast::l10_lag_is_counted_exactly).busy(),
+    test!(broadcast::l10_receivers_come_and_go),
+    test!(broadcast::clones_that_panic),
+    test!(broadcast::watching_the_last_value).busy(),
+    test!(broadcast::watch_in_full),
+    test!(broadcast::cancelled_and_dropped),
+    test!(broadcast::receivers_of_all_kinds),
+];
+
 const SELECT: &[Test] = &[
     test!(select::l11_fair_over_64_channels).busy(),
     test!(select::l11_nothing_is_lost_or_taken_twice).busy(),
@@ -116,5 +132,5 @@ const SELECT: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    towpath_harness::main(&[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, SELECT].concat())
+    towpath_harness::main(&[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, MESSAGES, SELECT].concat())
 }
