@@ -1,7 +1,7 @@
 //! The one who waits: claimed at most once, then woken.
 
 use std::fmt;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::ptr::NonNull;
 use std::task;
 
@@ -133,14 +133,26 @@ impl Waiter {
     pub(crate) fn poll(&self, waker: &task::Waker) -> bool {
         let Who::Future(place) = &self.who else { unreachable!("a task is not polled") };
         // Whoever claims it takes the waker, to wake it.
-        if let Some(known) = &mut *lock(place) {
-            if !known.will_wake(waker) {
-                *known = waker.clone();
+        let known = lock(place).as_ref().map(|known| known.will_wake(waker));
+        let waits = match known {
+            Some(true) => true,
+            None => false,
+            Some(false) => {
+                // Cloned and dropped without the lock: that runs somebody else's code.
+                let mut new = Some(waker.clone());
+                let mut place = lock(place);
+                let waits = place.is_some();
+                if waits {
+                    mem::swap(&mut *place, &mut new);
+                }
+                drop(place);
+                waits
             }
-            return false;
+        };
+        if !waits {
+            self.await_completion();
         }
-        self.await_completion();
-        true
+        !waits
     }
 
     /// For a future that is dropped: whether it was given something.
@@ -221,7 +233,7 @@ impl WakeList {
 
     pub(crate) fn wake_all(&mut self) {
         // A waker of the user's that panics leaves the rest of them asleep, rather than woken twice.
-        for wake in &mut self.wakes[..std::mem::take(&mut self.len)] {
+        for wake in &mut self.wakes[..mem::take(&mut self.len)] {
             // SAFETY: the first `len` are there, and counted no more.
             unsafe { wake.assume_init_read() }.wake();
         }

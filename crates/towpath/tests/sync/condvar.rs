@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use towpath::sync::{Arc, Condvar, Mutex};
@@ -264,13 +264,7 @@ pub fn l07_poisoning() {
 
 /// As the wait begins, the lock goes to a future whose waker panics: the panic comes out of the wait, which is over.
 pub fn l07_a_waker_that_panics() {
-    struct Panics;
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            panic!("the waker");
-        }
-    }
-    let waker = Waker::from(Arc::new(Panics));
+    let waker = parties::waker(|| panic!("the waker"));
     let (lock, condvar) = (Mutex::new(()), Condvar::new());
     let in_future = |polls: bool| {
         let guard = lock.lock().unwrap();

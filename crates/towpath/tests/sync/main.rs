@@ -44,6 +44,7 @@ const RWLOCKS: &[Test] = &[
     test!(rwlock::l06_cancelled_as_it_is_let_in).busy(),
     test!(rwlock::l06_poisoning),
     test!(rwlock::l14_many_readers).busy(),
+    test!(rwlock::l14_wakers_that_lock).busy(),
 ];
 
 const CONDVARS: &[Test] = &[

@@ -1,6 +1,7 @@
 //! L6 and its kin: the lock of many readers or one writer.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Context;
 use std::time::Duration;
 
 use towpath::sync::{Arc, LockTimeoutError, RwLock, RwLockWriteGuard, TryLockError};
@@ -288,6 +289,37 @@ pub fn l14_many_readers() {
         tasks.into_iter().for_each(|task| assert_ne!(task.join().unwrap(), 0));
         assert!(lock.try_write().is_ok());
     });
+}
+
+/// L14: wakers that lock what they are woken for: readers who are being let in keep no later one out, unless somebody waits to
+/// write.
+pub fn l14_wakers_that_lock() {
+    for writer_waits in [false, true] {
+        let lock = Arc::new(RwLock::new(0));
+        let (read, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let waker = parties::waker({
+            let (lock, read, refused) = (lock.clone(), read.clone(), refused.clone());
+            move || {
+                assert!(lock.try_write().is_err());
+                let result = if lock.try_read().is_ok() { &read } else { &refused };
+                result.fetch_add(1, SeqCst);
+            }
+        });
+        let mut context = Context::from_waker(&waker);
+        let guard = lock.write().unwrap();
+        let mut readers: Vec<_> = (0..100).map(|_| Box::pin(lock.read_async())).collect();
+        readers.iter_mut().for_each(|reader| assert!(reader.as_mut().poll(&mut context).is_pending()));
+        let mut writer = Box::pin(lock.write_async());
+        assert!(!writer_waits || poll_once(writer.as_mut()).is_pending());
+        drop(guard);
+        let woken = if writer_waits { (0, 100) } else { (100, 0) };
+        assert_eq!((read.load(SeqCst), refused.load(SeqCst)), woken);
+        for mut reader in readers {
+            assert!(reader.as_mut().poll(&mut context).is_ready());
+        }
+        assert!(poll_once(writer.as_mut()).is_ready());
+        assert!(lock.try_write().is_ok());
+    }
 }
 
 /// Writers poison, readers do not; the value can be had all the same.

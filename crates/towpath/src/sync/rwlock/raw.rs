@@ -9,7 +9,8 @@ use crate::wait::{Arm, Entered, Node, Queue, Waiter, WakeList};
 use crate::why::{Reason, Why};
 
 const WRITTEN: usize = 1;
-/// Somebody is in a queue. Set and cleared under the queues' lock, and only there.
+/// Somebody waits for their turn. Set and cleared under the queues' lock, and only there: set while anybody is in a queue, but
+/// for readers who are being let in.
 const AWAITED: usize = 2;
 /// One who reads. Their number is the rest of the word.
 const READER: usize = 4;
@@ -127,16 +128,18 @@ impl RawRwLock {
     fn admit(&self) {
         let mut wakes = WakeList::new();
         let mut queues = lock(&self.queues);
-        let present = queues.arrivals;
+        let mut present = queues.arrivals;
         loop {
+            if queues.writers.is_empty() {
+                // All who wait go in, and who comes from now on need not wait.
+                present = queues.arrivals;
+                self.state.fetch_and(!AWAITED, Ordering::Relaxed);
+            }
             while !wakes.is_full()
                 && let Some(next) = queues.readers.claim_if(|arrival| *arrival <= present)
             {
                 self.state.fetch_add(READER, Ordering::Relaxed);
                 wakes.push(next.complete());
-            }
-            if queues.are_empty() {
-                self.state.fetch_and(!AWAITED, Ordering::Relaxed);
             }
             drop(queues);
             if !wakes.is_full() {
