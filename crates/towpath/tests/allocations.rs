@@ -1,9 +1,11 @@
 //! What tasks allocate for their input and output once they are warm: nothing, on every backend.
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use towpath::net::{TcpListener, TcpStream};
+use towpath::sync::{Arc, Barrier, Condvar, Mutex, Notify, RwLock};
 use towpath::{BackendKind, Runtime, thread};
 use towpath_harness::allocations::{Counting, none};
 use towpath_loop::{Event, op};
@@ -62,5 +64,52 @@ fn timers_and_events() {
             assert_eq!(event.notified().wait().unwrap(), 1);
         });
         none("timer", || op::timer(Duration::from_micros(150)).wait().unwrap());
+    });
+}
+
+#[derive(Default)]
+struct Shared {
+    rwlock: RwLock<()>,
+    turn: Mutex<bool>,
+    condvar: Condvar,
+    notify: Notify,
+    over: AtomicBool,
+}
+
+#[test]
+fn waiting_for_each_other() {
+    each_backend(|| {
+        let shared = Arc::new((Shared::default(), Barrier::new(2)));
+        let other = thread::spawn_local({
+            let shared = shared.clone();
+            move || {
+                let (Shared { rwlock, turn, condvar, notify, over }, barrier) = &*shared;
+                loop {
+                    barrier.wait();
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let guard = rwlock.write().unwrap();
+                    // The other waits to read.
+                    notify.notified().unwrap();
+                    drop(guard);
+                    *turn.lock().unwrap() = true;
+                    condvar.notify_one();
+                }
+            }
+        });
+        let (Shared { rwlock, turn, condvar, notify, over }, barrier) = &*shared;
+        let limit = Duration::from_secs(60);
+        none("meetings, locks and notifications", || {
+            barrier.wait();
+            thread::yield_now();
+            notify.notify_one();
+            drop(rwlock.read().unwrap());
+            let mut turn = condvar.wait_timeout_while(turn.lock().unwrap(), limit, |turn| !*turn).unwrap().0;
+            *turn = false;
+        });
+        over.store(true, Ordering::Relaxed);
+        barrier.wait();
+        other.join().unwrap();
     });
 }

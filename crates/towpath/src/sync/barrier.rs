@@ -59,7 +59,12 @@ impl Barrier {
         /// For meetings of `n`. If that is 0 or 1, nobody waits.
         #[must_use]
         pub const fn new(n: usize) -> Barrier {
-            Barrier { size: n, arrived: AtomicUsize::new(0), meeting: AtomicUsize::new(0), crowd: Crowd::new(const { &Reason::object("barrier") }) }
+            Barrier {
+                size: n,
+                arrived: AtomicUsize::new(0),
+                meeting: AtomicUsize::new(0),
+                crowd: Crowd::new(const { &Reason::object("barrier") }),
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::context;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Entered, Limit, Until, Waiter, Waiting, block};
-use crate::why::Reason;
+use crate::why::{Reason, Why};
 use crate::worker::Worker;
 
 /// A condition variable, as `std::sync::Condvar`, for [`Mutex`](super::Mutex): lets a task, thread or future wait for a
@@ -79,7 +79,10 @@ impl Condvar {
         #[must_use]
         #[inline]
         pub const fn new() -> Condvar {
-            Condvar { waiting: AtomicUsize::new(0), crowd: Crowd::new(const { &Reason::object("condvar") }) }
+            Condvar {
+                waiting: AtomicUsize::new(0),
+                crowd: Crowd::new(const { &Reason::object("condvar") }),
+            }
         }
     }
 
@@ -232,6 +235,11 @@ impl<'a> Awaiting<'a> {
 // SAFETY: `Until`'s, and nothing beside it is queued.
 unsafe impl<'a> Arm for Awaiting<'a> {
     type Output = Notification<'a>;
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        self.until.why()
+    }
 
     fn attempt(&mut self) -> Option<Notification<'a>> {
         None

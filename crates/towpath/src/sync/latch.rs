@@ -38,7 +38,10 @@ impl Latch {
         /// With so many to be counted down; with none, nobody waits.
         #[must_use]
         pub const fn new(count: usize) -> Latch {
-            Latch { left: AtomicUsize::new(count), crowd: Crowd::new(const { &Reason::object("latch") }) }
+            Latch {
+                left: AtomicUsize::new(count),
+                crowd: Crowd::new(const { &Reason::object("latch") }),
+            }
         }
     }
 

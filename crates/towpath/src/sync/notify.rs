@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
 use crate::wait::{Arm, Crowd, Entered, Limit, Until, Waiter, Waiting, block};
-use crate::why::Reason;
+use crate::why::{Reason, Why};
 
 /// Wakes one of those who wait, or all of them, and carries no data: as `tokio::sync::Notify`.
 ///
@@ -55,7 +55,11 @@ impl Notify {
         /// With no permit.
         #[must_use]
         pub const fn new() -> Notify {
-            Notify { permit: AtomicBool::new(false), rounds: AtomicUsize::new(0), crowd: Crowd::new(const { &Reason::object("notification") }) }
+            Notify {
+                permit: AtomicBool::new(false),
+                rounds: AtomicUsize::new(0),
+                crowd: Crowd::new(const { &Reason::object("notification") }),
+            }
         }
     }
 
@@ -128,6 +132,11 @@ enum Given {
 // SAFETY: `Until`'s, and nothing beside it is queued.
 unsafe impl<F: FnMut() -> bool> Arm for Notified<'_, F> {
     type Output = Given;
+
+    #[inline(always)]
+    fn why(&self) -> Why {
+        self.until.why()
+    }
 
     fn attempt(&mut self) -> Option<Given> {
         if self.notify.is_past(self.round) {

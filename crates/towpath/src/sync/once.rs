@@ -60,7 +60,10 @@ impl Once {
         #[inline]
         #[must_use]
         pub const fn new() -> Once {
-            Once { state: AtomicUsize::new(INCOMPLETE), crowd: Crowd::new(const { &Reason::object("once") }) }
+            Once {
+                state: AtomicUsize::new(INCOMPLETE),
+                crowd: Crowd::new(const { &Reason::object("once") }),
+            }
         }
     }
 

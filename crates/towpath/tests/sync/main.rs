@@ -8,6 +8,7 @@ mod channels;
 #[allow(dead_code, reason = "each suite uses a part of it")]
 mod common;
 mod condvar;
+mod dumped;
 mod event;
 mod latch;
 mod mutex;
@@ -66,6 +67,7 @@ const ONCE: &[Test] = &[
     test!(once::a_value_that_could_not_be_made),
     test!(once::as_stds).busy(),
     test!(traits::auto_traits).busy(),
+    test!(dumped::r12_what_is_waited_for_by_name).busy(),
 ];
 
 const PERMITS: &[Test] = &[

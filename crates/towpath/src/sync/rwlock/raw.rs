@@ -220,8 +220,13 @@ unsafe impl Arm for Locking<'_> {
 
     #[inline(always)]
     fn why(&self) -> Why {
-        const RWLOCK: &Reason = &Reason::object("rwlock");
-        Why::object(RWLOCK, self.lock)
+        const READ: &Reason = &Reason::object("rwlock, to read");
+        const WRITE: &Reason = &Reason::object("rwlock, to write");
+        let reason = match self.access {
+            Access::Read => READ,
+            Access::Write => WRITE,
+        };
+        Why::object(reason, self.lock)
     }
 
     #[inline]
