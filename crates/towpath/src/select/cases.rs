@@ -174,7 +174,7 @@ pub fn write<T: ?Sized>(lock: &RwLock<T>) -> impl Case<Output = LockResult<RwLoc
     arm(lock.writing(), |()| RwLockWriteGuard::new(lock))
 }
 
-/// So many permits at once. As for [`Semaphore::acquire_many`], what fails at once is an error of this function.
+/// So many permits at once. As for [`Semaphore::acquire`], what fails at once is an error of this function.
 pub fn acquire(
     semaphore: &Semaphore,
     count: usize,

@@ -147,7 +147,7 @@ impl<T: ?Sized> RwLock<T> {
         RwLockWriteGuard::new(self)
     }
 
-    /// Locks it for writing, if nobody has it locked or waits.
+    /// Locks it for writing, if nobody has it locked or waits, or is just now unlocking it for one who waited.
     ///
     /// # Errors
     /// `WouldBlock` if somebody does; with the guard, if it is poisoned.

@@ -23,7 +23,7 @@ use crate::why::{Reason, Why};
 ///     .map(|_| {
 ///         let downloads = downloads.clone();
 ///         thread::spawn(move || {
-///             let _permit = downloads.acquire()?;
+///             let _permit = downloads.acquire(1)?;
 ///             // At most four at a time.
 ///             std::io::Result::Ok(())
 ///         })
@@ -76,14 +76,6 @@ impl Semaphore {
         }
     }
 
-    /// Takes one permit, waiting until it is there. As [`acquire_many`](Semaphore::acquire_many).
-    ///
-    /// # Errors
-    /// As there.
-    pub fn acquire(&self) -> io::Result<SemaphorePermit<'_>> {
-        self.acquire_many(1)
-    }
-
     /// Takes `count` permits at once, waiting until they are there.
     ///
     /// Cancel-safe: one who gives up has taken none, and holds nobody up.
@@ -92,11 +84,11 @@ impl Semaphore {
     /// If the task is cancelled; `BrokenPipe` if the semaphore is closed; `InvalidInput` for more than
     /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS). More than there are now is no error: some may be
     /// [added](Semaphore::add_permits).
-    pub fn acquire_many(&self, count: usize) -> io::Result<SemaphorePermit<'_>> {
+    pub fn acquire(&self, count: usize) -> io::Result<SemaphorePermit<'_>> {
         self.wait(count, Limit::NONE)
     }
 
-    /// As [`acquire_many`](Semaphore::acquire_many), waiting at most for `limit`.
+    /// As [`acquire`](Semaphore::acquire), waiting at most for `limit`.
     ///
     /// # Errors
     /// As there, and `TimedOut`.
@@ -104,7 +96,7 @@ impl Semaphore {
         self.wait(count, Limit::after(limit))
     }
 
-    /// As [`acquire_many`](Semaphore::acquire_many), as a future. Dropped, it leaves the queue.
+    /// As [`acquire`](Semaphore::acquire), as a future. Dropped, it leaves the queue.
     ///
     /// # Errors
     /// As there, but for being cancelled.
@@ -115,7 +107,7 @@ impl Semaphore {
     /// Takes `count` permits if they are there, and nobody waits for some.
     ///
     /// # Errors
-    /// `WouldBlock`, and as for [`acquire_many`](Semaphore::acquire_many).
+    /// `WouldBlock`, and as for [`acquire`](Semaphore::acquire).
     pub fn try_acquire(&self, count: usize) -> io::Result<SemaphorePermit<'_>> {
         match self.acquiring(count)?.attempt() {
             Some(result) => result.map_err(io::Error::from),

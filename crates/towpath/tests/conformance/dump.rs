@@ -83,7 +83,7 @@ pub fn r12_what_tasks_wait_for() {
             }),
             named("acquire", {
                 let semaphore = semaphore.clone();
-                move || drop(semaphore.acquire())
+                move || drop(semaphore.acquire(1))
             }),
             named("event", {
                 let event = event.clone();

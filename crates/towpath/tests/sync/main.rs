@@ -11,6 +11,7 @@ mod condvar;
 mod dumped;
 mod event;
 mod latch;
+mod linear;
 mod mutex;
 mod notify;
 mod once;
@@ -120,6 +121,13 @@ const MESSAGES: &[Test] = &[
     test!(broadcast::receivers_of_all_kinds),
 ];
 
+const HISTORIES: &[Test] = &[
+    test!(linear::l15_channels_are_queues).busy(),
+    test!(linear::l15_locks_exclude).busy(),
+    test!(linear::l15_permits_are_counted).busy(),
+    test!(linear::l15_the_check_can_fail),
+];
+
 const SELECT: &[Test] = &[
     test!(select::l11_fair_over_64_channels).busy(),
     test!(select::l11_nothing_is_lost_or_taken_twice).busy(),
@@ -135,5 +143,7 @@ const SELECT: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    towpath_harness::main(&[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, MESSAGES, SELECT].concat())
+    towpath_harness::main(
+        &[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, MESSAGES, SELECT, HISTORIES].concat(),
+    )
 }

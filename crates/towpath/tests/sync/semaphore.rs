@@ -21,7 +21,7 @@ pub fn l04_cancelled_as_it_is_given() {
             for round in 0..rounds / 10 {
                 let permit = match party {
                     Party::Future => block_on(shared.acquire_async(1 + round % 3)),
-                    _ => shared.acquire_many(1 + round % 3),
+                    _ => shared.acquire(1 + round % 3),
                 };
                 let permit = permit.unwrap();
                 let now = seen.fetch_add(permit.count(), SeqCst) + permit.count();
@@ -33,7 +33,7 @@ pub fn l04_cancelled_as_it_is_given() {
             }
         });
         for round in 0..rounds {
-            let all = permits.acquire_many(3).unwrap();
+            let all = permits.acquire(3).unwrap();
             let waiter = thread::spawn({
                 let permits = permits.clone();
                 move || match permits.acquire_timeout(2, LONG) {
@@ -66,7 +66,7 @@ pub fn l05_impossible_numbers() {
     solo(|| {
         let permits = Semaphore::new(1);
         for result in [
-            permits.acquire_many(Semaphore::MAX_PERMITS + 1).err(),
+            permits.acquire(Semaphore::MAX_PERMITS + 1).err(),
             permits.try_acquire(usize::MAX).err(),
             permits.acquire_timeout(usize::MAX, ms(1)).err(),
             block_on(permits.acquire_async(usize::MAX)).err(),
@@ -79,9 +79,9 @@ pub fn l05_impossible_numbers() {
         assert_eq!(permits.acquire_timeout(2, ms(1)).unwrap_err().kind(), ErrorKind::TimedOut);
         assert_eq!(permits.try_acquire(2).unwrap_err().kind(), ErrorKind::WouldBlock);
         permits.add_permits(1).unwrap();
-        assert_eq!(permits.acquire_many(2).unwrap().forget(), 2);
+        assert_eq!(permits.acquire(2).unwrap().forget(), 2);
         assert_eq!(permits.available_permits(), 0);
-        drop(permits.acquire_many(0).unwrap());
+        drop(permits.acquire(0).unwrap());
         assert!(std::panic::catch_unwind(|| Semaphore::new(usize::MAX)).is_err());
     });
 }
@@ -95,7 +95,7 @@ pub fn l05_big_waiters_are_not_starved() {
                 let permits = permits.clone();
                 waiting(move || -> std::io::Result<()> {
                     loop {
-                        let _permit = permits.acquire()?;
+                        let _permit = permits.acquire(1)?;
                         thread::yield_now();
                     }
                 })
@@ -120,7 +120,7 @@ pub fn a_big_waiter_that_leaves_lets_the_small_ones_by() {
         assert!(poll_once(big.as_mut()).is_pending());
         let small = waiting({
             let permits = permits.clone();
-            move || permits.acquire().unwrap().count()
+            move || permits.acquire(1).unwrap().count()
         });
         assert!(!small.is_finished());
         drop(big);
@@ -132,11 +132,11 @@ pub fn a_big_waiter_that_leaves_lets_the_small_ones_by() {
 pub fn closing_refuses_all() {
     solo(|| {
         let permits = Arc::new(Semaphore::new(1));
-        let taken = permits.acquire().unwrap();
+        let taken = permits.acquire(1).unwrap();
         let waiters: Vec<_> = (0..100)
             .map(|_| {
                 let permits = permits.clone();
-                waiting(move || permits.acquire().map(|_| ()).unwrap_err().kind())
+                waiting(move || permits.acquire(1).map(|_| ()).unwrap_err().kind())
             })
             .collect();
         permits.close();
