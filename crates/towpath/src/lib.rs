@@ -77,3 +77,7 @@ impl std::error::Error for Canceled {}
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/CHANNELS.md")]
+struct Channels;
