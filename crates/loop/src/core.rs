@@ -8,12 +8,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::rest::advance;
 use crate::backend::{Backend, Chained, Completions, Submitted};
 use crate::event_loop::Loop;
 use crate::instant::Instant;
 use crate::offload::Offload;
 use crate::op::{Begin, Extent, Operation, Options, Outcome, Started};
-use crate::operation::{CURSOR, Kind, NOT_READY, OPERATIONS, OpId, Request, Support};
+use crate::operation::{Kind, NOT_READY, OPERATIONS, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
 use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots, Why};
@@ -22,6 +23,7 @@ use crate::timer::Wheel;
 use crate::wait::Waiting;
 
 pub(crate) mod group;
+mod rest;
 mod splice;
 
 /// All the state of a loop.
@@ -619,75 +621,6 @@ fn readiness_of(request: &Request) -> Request {
         unreachable!("{:?} waits for no readiness", request.kind())
     };
     Request::Poll { handle, events: direction.events() }
-}
-
-/// Moves a transfer's request past the `n` bytes that are done. How many it was moved by, and whether anything is left.
-///
-/// A receive may report more than it had room for (`MSG_TRUNC`): then it has filled its buffer.
-///
-/// # Safety
-/// The request's pointers are valid.
-unsafe fn advance(request: &mut Request, n: usize) -> (usize, bool) {
-    /// Shortens what is left by as much of `n` as there is.
-    fn shorten(left: &mut usize, n: usize) -> usize {
-        let moved = n.min(*left);
-        *left -= moved;
-        moved
-    }
-    fn shift(offset: &mut u64, n: usize) {
-        if *offset != CURSOR {
-            *offset += n as u64;
-        }
-    }
-    match request {
-        Request::Recv { buf, len, .. } => {
-            let moved = shorten(len, n);
-            // SAFETY: `moved` of the bytes that were at `buf` are done.
-            *buf = unsafe { buf.add(moved) };
-            (moved, *len > 0)
-        }
-        Request::Send { buf, len, .. } | Request::SendZc { buf, len, .. } => {
-            let moved = shorten(len, n);
-            // SAFETY: as above.
-            *buf = unsafe { buf.add(moved) };
-            (moved, *len > 0)
-        }
-        Request::Read { vectors, at, .. }
-        | Request::Write { vectors, at, .. }
-        | Request::ReadStream { vectors, at, .. }
-        | Request::WriteStream { vectors, at, .. } => {
-            // SAFETY: an `all` transfer has one vector, in the operation, and the kernel is done with it.
-            let vector = unsafe { &mut **vectors };
-            let moved = shorten(&mut vector.iov_len, n);
-            shift(at, moved);
-            // SAFETY: as above.
-            vector.iov_base = unsafe { vector.iov_base.add(moved) };
-            (moved, vector.iov_len > 0)
-        }
-        Request::SendFile { at, len, .. } => {
-            let moved = shorten(len, n);
-            shift(at, moved);
-            (moved, *len > 0)
-        }
-        Request::Splice { args, .. } | Request::SpliceFile { args, .. } => {
-            // SAFETY: the arguments are the operation's own, and nobody carries it out now.
-            let args = unsafe { &mut **args };
-            let moved = shorten(&mut args.len, n);
-            shift(&mut args.from_at, moved);
-            shift(&mut args.to_at, moved);
-            args.wait.vain = 0;
-            (moved, args.len > 0)
-        }
-        Request::CopyRange { args } => {
-            // SAFETY: the arguments are the operation's own, and nobody carries it out now.
-            let args = unsafe { &mut **args };
-            let moved = shorten(&mut args.len, n);
-            shift(&mut args.from_at, moved);
-            shift(&mut args.to_at, moved);
-            (moved, args.len > 0)
-        }
-        _ => (n, false),
-    }
 }
 
 /// Hands an operation to who carries it out; `tried`: the backend has just been asked to do it at once. `Some` if it is over

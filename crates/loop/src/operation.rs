@@ -85,15 +85,15 @@ pub enum Request {
     Recv { handle: Handle, buf: *mut u8, len: usize, flags: i32 },
     /// `send(2)`, never raising SIGPIPE; the result is the number of bytes.
     Send { handle: Handle, buf: *const u8, len: usize, flags: i32 },
-    /// `recvmsg(2)`.
-    RecvMsg { handle: Handle, msg: *mut libc::msghdr, flags: i32 },
-    /// `sendmsg(2)`, never raising SIGPIPE.
-    SendMsg { handle: Handle, msg: *const libc::msghdr, flags: i32 },
+    /// `recvmsg(2)`. Behind the message's vectors are `more`, with which the loop goes on.
+    RecvMsg { handle: Handle, msg: *mut libc::msghdr, flags: i32, more: usize },
+    /// `sendmsg(2)`, never raising SIGPIPE. `more`: as above.
+    SendMsg { handle: Handle, msg: *const libc::msghdr, flags: i32, more: usize },
     /// A [`Send`](Request::Send) without a copy, where the kernel can: it reads `buf` until the completion, which may be long
     /// after the bytes are in the socket's queue. What went without one is added to `uncopied`.
     SendZc { handle: Handle, buf: *const u8, len: usize, flags: i32, uncopied: *mut usize },
     /// A [`SendMsg`](Request::SendMsg), likewise.
-    SendMsgZc { handle: Handle, msg: *const libc::msghdr, flags: i32, uncopied: *mut usize },
+    SendMsgZc { handle: Handle, msg: *const libc::msghdr, flags: i32, more: usize, uncopied: *mut usize },
     /// `sendfile(2)` to the socket `handle`, never raising SIGPIPE; the result is the number of bytes, 0 at the end of
     /// the file. From `at`, or the file's cursor ([`CURSOR`]).
     SendFile { handle: Handle, file: RawFd, at: u64, len: usize, progress: Option<ProgressRef> },
@@ -108,7 +108,8 @@ pub enum Request {
     Close { handle: Handle },
     /// Waits until one of `events` (the `POLL*` bits of `poll(2)`) holds; the result is the bits that hold.
     Poll { handle: Handle, events: u16 },
-    /// `preadv(2)`, or at [`CURSOR`] `readv(2)`, from what readiness says nothing about: a file on a disk.
+    /// `preadv(2)`, or at [`CURSOR`] `readv(2)`, from what readiness says nothing about: a file on a disk. Of more than
+    /// [`VECTORS_MAX`] vectors, into the first so many; likewise below.
     Read { handle: Handle, vectors: *mut libc::iovec, count: usize, at: u64 },
     /// `pwritev(2)`, or at [`CURSOR`] `writev(2)`, to what readiness says nothing about.
     Write { handle: Handle, vectors: *mut libc::iovec, count: usize, at: u64 },
@@ -176,6 +177,9 @@ pub enum Request {
 
 // It is copied to wherever an operation is kept.
 const _: () = assert!(size_of::<Request>() <= 48);
+
+/// The most vectors that one system call takes on Linux (`IOV_MAX`).
+pub const VECTORS_MAX: usize = 1024;
 
 /// The offset that means the file's own cursor.
 pub const CURSOR: u64 = u64::MAX;

@@ -109,11 +109,11 @@ pub(super) unsafe fn call(request: &Request) -> Result<i32, i32> {
             let buf = unsafe { slice::from_raw_parts(buf.cast::<u8>(), len.min(TRANSFER_MAX)) };
             return moved(rustix::net::send(borrow(handle)?, buf, SendFlags::from_bits_retain(flags)));
         }
-        Request::RecvMsg { handle, msg, flags } => {
+        Request::RecvMsg { handle, msg, flags, .. } => {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
             unsafe { libc::recvmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT) }
         }
-        Request::SendMsg { handle, msg, flags } | Request::SendMsgZc { handle, msg, flags, .. } => {
+        Request::SendMsg { handle, msg, flags, .. } | Request::SendMsgZc { handle, msg, flags, .. } => {
             // SAFETY: `msg` and all it points to are valid by the caller's promise.
             unsafe { libc::sendmsg(handle.fd, msg, flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
         }

@@ -13,7 +13,9 @@ use std::{ptr, slice};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::attempt::{self, borrow, errno, moved};
-use crate::operation::{CURSOR, Entire, Handle, NOT_READY, OpenHow, Range, Request, Step, TRANSFER_MAX};
+use crate::operation::{
+    CURSOR, Entire, Handle, NOT_READY, OpenHow, Range, Request, Step, TRANSFER_MAX, VECTORS_MAX,
+};
 
 /// How long a splice rests that is told to wait for nothing.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -182,14 +184,14 @@ fn not_supported(errno: i32) -> i32 {
 /// As for [`carry_out`]; `vectors` describe `count` buffers that may be written.
 pub(super) unsafe fn slices_mut<'a>(vectors: *mut libc::iovec, count: usize) -> &'a mut [IoSliceMut<'a>] {
     // SAFETY: std promises that an `IoSliceMut` is laid out as an `iovec`; the rest is this function's contract.
-    unsafe { slice::from_raw_parts_mut(vectors.cast(), count) }
+    unsafe { slice::from_raw_parts_mut(vectors.cast(), count.min(VECTORS_MAX)) }
 }
 
 /// # Safety
 /// As for [`carry_out`]; `vectors` describe `count` buffers.
 unsafe fn slices<'a>(vectors: *const libc::iovec, count: usize) -> &'a [IoSlice<'a>] {
     // SAFETY: as above.
-    unsafe { slice::from_raw_parts(vectors.cast(), count) }
+    unsafe { slice::from_raw_parts(vectors.cast(), count.min(VECTORS_MAX)) }
 }
 
 /// # Safety

@@ -21,7 +21,8 @@
 
 use std::ptr::NonNull;
 
-use super::{Core, Settled, advance};
+use super::rest::advance;
+use super::{Core, Settled};
 use crate::backend::Chained;
 use crate::op::{Begin, Extent, Options, Outcome, Started};
 use crate::operation::{GroupRef, Link, OpId};

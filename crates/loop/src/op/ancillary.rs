@@ -7,7 +7,8 @@ use std::fmt;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-use super::message::{Header, IoVecs, IoVecsMut, VECTORS_MAX};
+use super::message::Header;
+use super::vectors::{IoVecs, IoVecsMut};
 use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
 use crate::addr::SockAddr;
 use crate::descriptor::Target;
@@ -213,8 +214,13 @@ unsafe impl<V: IoVecsMut> Operation for RecvMsg<'_, V> {
         let addr_len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
         self.room = Room::new(self.wanted);
         self.header.set_control(self.room.bytes());
-        let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), Some((&raw mut self.addr, addr_len)));
-        Started::Request(Request::RecvMsg { handle, msg, flags: self.flags | libc::MSG_CMSG_CLOEXEC })
+        let (msg, _) = self.header.fill((vectors, count), Some((&raw mut self.addr, addr_len)));
+        Started::Request(Request::RecvMsg {
+            handle,
+            msg,
+            flags: self.flags | libc::MSG_CMSG_CLOEXEC,
+            more: 0,
+        })
     }
     fn finish(mut self, outcome: Outcome) -> Self::Output {
         let n = match outcome.bytes() {
@@ -383,8 +389,8 @@ unsafe impl<V: IoVecs> Operation for SendMsg<'_, V> {
             let len = addr.len;
             (ptr::from_mut(addr), len)
         });
-        let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), addr);
-        Started::Request(Request::SendMsg { handle, msg, flags: self.target.sending(self.flags) })
+        let (msg, _) = self.header.fill((vectors, count), addr);
+        Started::Request(Request::SendMsg { handle, msg, flags: self.target.sending(self.flags), more: 0 })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {

@@ -254,6 +254,9 @@ unsafe impl Operation for Poll<'_> {
     fn options(&self) -> Options {
         self.options
     }
+    fn is_pure(&self) -> bool {
+        true
+    }
     fn start(&mut self, _: &Begin<'_>) -> Started {
         match self.target.handle() {
             Ok(handle) => Started::Request(Request::Poll { handle, events: self.events }),

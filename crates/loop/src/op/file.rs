@@ -3,33 +3,14 @@
 use std::fmt;
 use std::io;
 
-use super::message::VECTORS_MAX;
-use super::{
-    Begin, Detach, IoVecs, IoVecsMut, Operation, Options, Outcome, Started, limits, on_target, ways_to_wait,
-};
+use super::vectors::{IoVecs, IoVecsMut, Vectors};
+use super::{Begin, Detach, Operation, Options, Outcome, Started, extents, limits, on_target, ways_to_wait};
 use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::{File, Nature, Target};
 use crate::operation::{CURSOR, Handle, Range, Request};
 
 /// The largest offset that a file can have.
 const OFFSET_MAX: u64 = i64::MAX as u64;
-
-/// The array that describes the buffers of one transfer, at the place that a kernel reads it from.
-#[derive(Default)]
-struct Vectors {
-    one: Option<libc::iovec>,
-    many: Vec<libc::iovec>,
-}
-
-// SAFETY: the pointers are written by `start` and only mean something between `start` and `finish`, during which the
-// value does not move, to another thread least of all.
-unsafe impl Send for Vectors {}
-
-impl Vectors {
-    fn one(&mut self, buf: *mut u8, len: usize) -> *mut libc::iovec {
-        self.one.insert(libc::iovec { iov_base: buf.cast(), iov_len: len })
-    }
-}
 
 /// Where in a file an operation begins.
 #[derive(Clone, Copy, Debug)]
@@ -81,24 +62,13 @@ macro_rules! file_transfer {
 
         impl<B: $bound> $type<'_, B> {
             limits!();
+            extents!();
 
             /// Begins at this offset, in bytes, and leaves the file's cursor alone. Beyond `i64::MAX` it is refused with
             /// `InvalidInput` (`EINVAL`); on a pipe or a socket, with `ESPIPE`.
             pub fn at(mut self, offset: u64) -> Self {
                 self.position = Position(Some(offset));
                 self
-            }
-
-            /// Goes on until the whole buffer is transferred, the file or stream ends, or there is an error. A limit
-            /// covers the whole transfer.
-            pub fn all(mut self, all: bool) -> Self {
-                self.options.set_all(all);
-                self
-            }
-
-            /// [Waits](Operation::wait), and tells how many bytes were transferred also where it failed.
-            pub fn wait_counted(mut self) -> (usize, io::Result<()>) {
-                crate::wait::wait(self.options, |begin| self.start(begin)).bytes()
             }
         }
 
@@ -117,6 +87,9 @@ macro_rules! file_transfer {
             type Output = Result<B::Done, B::Error>;
             fn options(&self) -> Options {
                 self.options
+            }
+            fn is_pure(&self) -> bool {
+                true
             }
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 let (handle, nature, at) = match way(&self.target, self.position) {
@@ -231,6 +204,7 @@ macro_rules! file_vectored {
 
         impl<V: $bound> $type<'_, V> {
             limits!();
+            extents!();
 
             /// Begins at this offset, in bytes, and leaves the file's cursor alone. Beyond `i64::MAX` it is refused with
             /// `InvalidInput` (`EINVAL`); on a pipe or a socket, with `ESPIPE`.
@@ -256,13 +230,15 @@ macro_rules! file_vectored {
             fn options(&self) -> Options {
                 self.options
             }
+            fn is_pure(&self) -> bool {
+                true
+            }
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 let (handle, nature, at) = match way(&self.target, self.position) {
                     Ok(way) => way,
                     Err(errno) => return Started::failed(errno),
                 };
-                let (vectors, count) = self.buffers.vectors(&mut self.vectors.many);
-                let count = count.min(VECTORS_MAX);
+                let (vectors, count) = self.vectors.several(&mut self.buffers, self.options.extent);
                 if count == 0 {
                     return Started::Done(0);
                 }
@@ -297,7 +273,7 @@ file_vectored! {
     /// A read into several buffers: see [`read_vectored`].
     ReadVectored<IoVecsMut>;
     /// Reads into several buffers, filling one after the other; otherwise as [`read`]. Of more than 1024 buffers, the
-    /// first 1024 are used.
+    /// first 1024 are used; with [`all`](ReadVectored::all), all of them.
     read_vectored; file: Read, stream: ReadStream
 }
 
@@ -305,7 +281,8 @@ file_vectored! {
     /// A write from several buffers: see [`write_vectored`].
     WriteVectored<IoVecs>;
     /// Writes several buffers, one after the other; otherwise as [`write()`] (to a socket, prefer
-    /// [`send_vectored`](super::send_vectored), which raises no signal). Of more than 1024 buffers, the first 1024 are used.
+    /// [`send_vectored`](super::send_vectored), which raises no signal). Of more than 1024 buffers, the first 1024 are used; with
+    /// [`all`](WriteVectored::all), all of them.
     write_vectored; file: Write, stream: WriteStream
 }
 

@@ -369,9 +369,9 @@ pub struct Raced<T> {
 /// they are. The outcome tells of each what became of it. Groups are operations, so they can be members of others.
 ///
 /// # Each backend
-/// The loop counts. A run of linked transfers goes to `io_uring` in one piece (`IOSQE_IO_LINK`, 5.18), so that the kernel
-/// begins one after the other by itself; elsewhere, and for other operations, the loop begins the next one as soon as the
-/// one before it is over.
+/// The loop counts. A run of linked transfers, reads and writes, with a sync or a renaming behind them, goes to `io_uring` in one
+/// piece (`IOSQE_IO_LINK`, 5.18), so that the kernel begins one after the other by itself; elsewhere, and for other operations,
+/// the loop begins the next one as soon as the one before it is over.
 ///
 /// What is submitted apart from a batch while it is under way has no order to those of its members that have not begun.
 pub fn gather<B: Batch>(batch: B) -> Gather<B> {

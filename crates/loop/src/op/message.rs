@@ -1,18 +1,15 @@
 //! Operations on messages: several buffers at once, and datagrams with an address.
 
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use super::vectors::{IoVecs, IoVecsMut, Vectors};
+use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, ways_to_wait};
 use crate::addr::SockAddr;
-use crate::buf::{Failed, IoBuf, IoBufMut};
+use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::Target;
-use crate::operation::Request;
-
-/// The most buffers that one call takes on Linux (`IOV_MAX`). More are no error: the transfer is partial.
-pub(super) const VECTORS_MAX: usize = 1024;
+use crate::operation::{Request, VECTORS_MAX};
 
 /// A message header and one vector, at the place that a kernel reads them from.
 pub(super) struct Header {
@@ -28,21 +25,22 @@ impl Header {
         }
     }
 
-    /// A message of these vectors, to or from this address, if any.
+    /// A message of these vectors, or of as many as there may be, to or from this address, if any; and how many are left.
     pub(super) fn fill(
         &mut self,
         vectors: (*mut libc::iovec, usize),
         addr: Option<(*mut SockAddr, libc::socklen_t)>,
-    ) -> *mut libc::msghdr {
+    ) -> (*mut libc::msghdr, usize) {
         let message = self.message_mut();
+        let count = vectors.1.min(VECTORS_MAX);
         message.msg_iov = vectors.0;
-        message.msg_iovlen = vectors.1 as _;
+        message.msg_iovlen = count as _;
         if let Some((addr, len)) = addr {
             // `storage` is the first field.
             message.msg_name = addr.cast();
             message.msg_namelen = len;
         }
-        self.message.as_mut_ptr()
+        (self.message.as_mut_ptr(), vectors.1 - count)
     }
 
     /// A message of one buffer.
@@ -54,7 +52,7 @@ impl Header {
     ) -> *mut libc::msghdr {
         self.vector = libc::iovec { iov_base: buf.cast(), iov_len: len };
         let vector = &raw mut self.vector;
-        self.fill((vector, 1), Some(addr))
+        self.fill((vector, 1), Some(addr)).0
     }
 
     fn message_mut(&mut self) -> &mut libc::msghdr {
@@ -121,78 +119,6 @@ impl Header {
 // value does not move, to another thread least of all.
 unsafe impl Send for Header {}
 
-/// Several buffers, as [`IoBuf`] is one: borrowed slices, or a `Vec` of owned buffers.
-///
-/// # Safety
-/// As [`IoBuf`], for all of the buffers and for the array that describes them.
-pub unsafe trait IoVecs: Sized {
-    /// See [`IoBuf::Done`].
-    type Done;
-    /// See [`IoBuf::Error`].
-    type Error: From<io::Error> + Into<io::Error>;
-
-    /// The array that describes the buffers; made in `room` if there is none yet.
-    fn vectors(&mut self, room: &mut Vec<libc::iovec>) -> (*mut libc::iovec, usize);
-    /// See [`IoBuf::done`].
-    fn done(self, n: usize) -> Self::Done;
-    /// See [`IoBuf::failed`].
-    fn failed(self, n: usize, error: io::Error) -> Self::Error;
-}
-
-/// [`IoVecs`] that may be written to.
-///
-/// # Safety
-/// As [`IoBufMut`], for all of the buffers.
-pub unsafe trait IoVecsMut: IoVecs {}
-
-macro_rules! borrowed_vectors {
-    ($type:ty) => {
-        // SAFETY: the borrow keeps the buffers alive for its lifetime; std promises that these slices have the layout
-        // of an `iovec`.
-        unsafe impl IoVecs for $type {
-            type Done = usize;
-            type Error = io::Error;
-            fn vectors(&mut self, _: &mut Vec<libc::iovec>) -> (*mut libc::iovec, usize) {
-                (self.as_ptr().cast_mut().cast(), self.len())
-            }
-            fn done(self, n: usize) -> usize {
-                n
-            }
-            fn failed(self, _: usize, error: io::Error) -> io::Error {
-                error
-            }
-        }
-    };
-}
-
-borrowed_vectors!(&[IoSlice<'_>]);
-borrowed_vectors!(&mut [IoSliceMut<'_>]);
-// SAFETY: the slices are exclusive borrows.
-unsafe impl IoVecsMut for &mut [IoSliceMut<'_>] {}
-
-// SAFETY: the vector owns its buffers, each an `IoBuf` that stays where it is while the vector is left alone.
-unsafe impl<B: IoBufMut> IoVecs for Vec<B> {
-    type Done = (usize, Self);
-    type Error = Failed<Self>;
-    fn vectors(&mut self, room: &mut Vec<libc::iovec>) -> (*mut libc::iovec, usize) {
-        room.clear();
-        room.extend(self.iter_mut().map(|buf| {
-            let (base, len) = buf.bytes_mut();
-            libc::iovec { iov_base: base.cast(), iov_len: len }
-        }));
-        (room.as_mut_ptr(), room.len())
-    }
-    fn done(self, n: usize) -> (usize, Self) {
-        (n, self)
-    }
-    fn failed(self, n: usize, error: io::Error) -> Failed<Self> {
-        Failed { error, transferred: n, buf: Some(self) }
-    }
-}
-
-// SAFETY: as above, and the buffers may be written.
-unsafe impl<B: IoBufMut> IoVecsMut for Vec<B> {}
-
 macro_rules! vectored {
     (
         $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident; $request:ident, receives: $receives:expr
@@ -202,7 +128,7 @@ macro_rules! vectored {
         pub struct $type<'s, V> {
             target: Target<'s>,
             buffers: V,
-            room: Vec<libc::iovec>,
+            vectors: Vectors,
             header: Header,
             flags: i32,
             options: Options,
@@ -210,12 +136,13 @@ macro_rules! vectored {
 
         $(#[$fn_doc])*
         pub fn $name<'s, V: $bound>(target: impl Into<Target<'s>>, buffers: V) -> $type<'s, V> {
-            let (room, header) = (Vec::new(), Header::new());
-            $type { target: target.into(), buffers, room, header, flags: 0, options: Options::NONE }
+            let (vectors, header) = (Vectors::default(), Header::new());
+            $type { target: target.into(), buffers, vectors, header, flags: 0, options: Options::NONE }
         }
 
         impl<V: $bound> $type<'_, V> {
             limits!();
+            extents!();
 
             /// The flags (`MSG_*`) of the system call.
             pub fn flags(mut self, flags: i32) -> Self {
@@ -245,18 +172,20 @@ macro_rules! vectored {
                     Ok(handle) => handle,
                     Err(errno) => return Started::failed(errno),
                 };
-                let (vectors, count) = self.buffers.vectors(&mut self.room);
+                let (vectors, count) = self.vectors.several(&mut self.buffers, self.options.extent);
                 let empty = count == 0 || {
                     // SAFETY: `vectors` are `count` descriptions of buffers, by `IoVecs`.
                     let vectors = unsafe { std::slice::from_raw_parts(vectors, count) };
                     vectors.iter().all(|vector| vector.iov_len == 0)
                 };
-                if empty && $receives && self.flags == 0 {
+                let all = self.options.extent == Extent::All;
+                // The kernel would wait for data before it transfers none of it. An empty datagram is a datagram.
+                if empty && (all || $receives && self.flags == 0) {
                     return Started::Done(0);
                 }
-                let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), None);
+                let (msg, more) = self.header.fill((vectors, count), None);
                 let flags = if $receives { self.flags } else { self.target.sending(self.flags) };
-                Started::Request(Request::$request { handle, msg, flags })
+                Started::Request(Request::$request { handle, msg, flags, more })
             }
             fn finish(self, outcome: Outcome) -> Self::Output {
                 match outcome.bytes() {
@@ -269,8 +198,8 @@ macro_rules! vectored {
         impl<V: $bound + 'static> Detach for $type<'_, V> {
             type Owned = $type<'static, V>;
             fn detach(self) -> $type<'static, V> {
-                let $type { target, buffers, room, header, flags, options } = self;
-                $type { target: target.detach(), buffers, room, header, flags, options }
+                let $type { target, buffers, vectors, header, flags, options } = self;
+                $type { target: target.detach(), buffers, vectors, header, flags, options }
             }
         }
 
@@ -282,7 +211,8 @@ vectored! {
     /// A receive into several buffers: see [`recv_vectored`].
     RecvVectored<IoVecsMut>;
     /// Receives into several buffers, filling one after the other; the outcome is the number of bytes. Of more than
-    /// 1024 buffers, the first 1024 are used. Without room it receives nothing, at once.
+    /// 1024 buffers, the first 1024 are used; with [`all`](RecvVectored::all), all of them. Without room it receives nothing, at
+    /// once.
     ///
     /// io_uring: `IORING_OP_RECVMSG` (5.3); elsewhere `recvmsg(2)`, and readiness to read.
     recv_vectored; RecvMsg, receives: true
@@ -292,7 +222,7 @@ vectored! {
     /// A send from several buffers: see [`send_vectored`].
     SendVectored<IoVecs>;
     /// Sends several buffers, one after the other; the outcome is the number of bytes. Of more than 1024 buffers, the
-    /// first 1024 are used.
+    /// first 1024 are used; with [`all`](SendVectored::all), all of them.
     ///
     /// io_uring: `IORING_OP_SENDMSG` (5.3); elsewhere `sendmsg(2)`, and readiness to write.
     send_vectored; SendMsg, receives: false
@@ -363,7 +293,7 @@ unsafe impl<B: IoBufMut> Operation for RecvFrom<'_, B> {
         let (buf, len) = self.buf.bytes_mut();
         let room = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
         let msg = self.header.fill_one(buf, len, (&raw mut self.addr, room));
-        Started::Request(Request::RecvMsg { handle, msg, flags: self.flags })
+        Started::Request(Request::RecvMsg { handle, msg, flags: self.flags, more: 0 })
     }
     fn finish(mut self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {
@@ -445,7 +375,7 @@ unsafe impl<B: IoBuf> Operation for SendTo<'_, B> {
         };
         let (buf, len) = self.buf.bytes();
         let msg = self.header.fill_one(buf.cast_mut(), len, (&raw mut self.addr, self.addr.len));
-        Started::Request(Request::SendMsg { handle, msg, flags: self.target.sending(self.flags) })
+        Started::Request(Request::SendMsg { handle, msg, flags: self.target.sending(self.flags), more: 0 })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {

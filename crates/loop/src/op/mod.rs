@@ -52,6 +52,7 @@ mod splice;
 mod stream;
 mod time;
 mod transfer;
+mod vectors;
 mod zero_copy;
 
 pub use ancillary::{Control, Credentials, Message, RecvMsg, SendMsg, recv_msg, send_msg};
@@ -70,8 +71,7 @@ pub use group::{
     complete, gather, multi, race, single,
 };
 pub use message::{
-    Datagram, IoVecs, IoVecsMut, RecvFrom, RecvVectored, SendTo, SendVectored, recv_from, recv_vectored,
-    send_to, send_vectored,
+    Datagram, RecvFrom, RecvVectored, SendTo, SendVectored, recv_from, recv_vectored, send_to, send_vectored,
 };
 pub use metadata::{FileType, Metadata, Stat, stat};
 pub use open::{Open, create, open};
@@ -93,6 +93,7 @@ pub use time::{Clock, ClockTimer, Interval, MissedTicks, Tick, alarm, interval, 
 pub use transfer::{Recv, Send, recv, send};
 pub use zero_copy::{SendVectoredZc, SendZc, Sent, send_vectored_zc, send_zc};
 
+pub use vectors::{IoVecs, IoVecsMut};
 /// An operation, ready to be handed to a loop. Implemented by the types of this module only.
 ///
 /// # Safety
@@ -389,7 +390,7 @@ macro_rules! on_target {
     };
 }
 
-pub(crate) use {in_place, limits, on_target, ways_to_wait};
+pub(crate) use {extents, in_place, limits, on_target, ways_to_wait};
 
 /// The deadline `duration` from now.
 pub(crate) fn after(duration: Duration) -> Instant {

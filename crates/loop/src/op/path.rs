@@ -186,6 +186,9 @@ macro_rules! from_name_to_name {
             fn options(&self) -> Options {
                 self.options
             }
+            fn is_pure(&self) -> bool {
+                true
+            }
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 match (self.from.get(), self.to.get()) {
                     (Ok(($dir, $path)), Ok((to_dir, to_path))) => {

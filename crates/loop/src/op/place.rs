@@ -138,6 +138,9 @@ macro_rules! on_place {
             fn options(&self) -> Options {
                 self.options
             }
+            fn is_pure(&self) -> bool {
+                true
+            }
             #[allow(unused_variables, reason = "not every request has parameters")]
             fn start(&mut self, _: &Begin<'_>) -> Started {
                 match self.place.$get() {

@@ -1,8 +1,6 @@
 //! Operations on one buffer.
 
-use std::io;
-
-use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, ways_to_wait};
 use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::Target;
 use crate::operation::Request;
@@ -29,24 +27,13 @@ macro_rules! transfer {
 
         impl<B: $bound> $type<'_, B> {
             limits!();
-
-            /// Goes on until the whole buffer is transferred, the stream ends, or there is an error. A limit covers
-            /// the whole transfer.
-            pub fn all(mut self, all: bool) -> Self {
-                self.options.set_all(all);
-                self
-            }
+            extents!();
 
             /// The flags (`MSG_*`) of the system call. With `MSG_TRUNC` a receive may tell of more bytes than the buffer has
             /// room for, which are gone; with [`all`](Self::all) it counts those that it has.
             pub fn flags(mut self, flags: i32) -> Self {
                 self.flags = flags;
                 self
-            }
-
-            /// [Waits](Operation::wait), and tells how many bytes were transferred also where it failed.
-            pub fn wait_counted(mut self) -> (usize, io::Result<()>) {
-                crate::wait::wait(self.options, |begin| self.start(begin)).bytes()
             }
         }
 

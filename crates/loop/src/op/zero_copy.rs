@@ -1,10 +1,10 @@
 //! Sends that do not copy.
 
 use std::fmt;
-use std::io;
 
-use super::message::{Header, IoVecs, VECTORS_MAX};
-use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use super::message::Header;
+use super::vectors::{IoVecs, Vectors};
+use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, ways_to_wait};
 use crate::buf::IoBuf;
 use crate::descriptor::Target;
 use crate::operation::Request;
@@ -63,22 +63,12 @@ pub fn send_zc<'s, B: IoBuf>(target: impl Into<Target<'s>>, buf: B) -> SendZc<'s
 
 impl<B: IoBuf> SendZc<'_, B> {
     limits!();
-
-    /// Goes on until the whole buffer is sent, or there is an error. A limit covers the whole transfer.
-    pub fn all(mut self, all: bool) -> Self {
-        self.options.set_all(all);
-        self
-    }
+    extents!();
 
     /// The flags (`MSG_*`) of the system call.
     pub fn flags(mut self, flags: i32) -> Self {
         self.flags = flags;
         self
-    }
-
-    /// [Waits](Operation::wait), and tells how many bytes were sent also where it failed.
-    pub fn wait_counted(mut self) -> (usize, io::Result<()>) {
-        crate::wait::wait(self.options, |begin| self.start(begin)).bytes()
     }
 }
 
@@ -98,14 +88,13 @@ unsafe impl<B: IoBuf> Operation for SendZc<'_, B> {
             Err(errno) => return Started::failed(errno),
         };
         let (buf, len) = self.buf.bytes();
-        let all = self.options.extent == Extent::All;
         // An empty datagram is a datagram.
-        if len == 0 && all {
+        if len == 0 && self.options.extent == Extent::All {
             return Started::Done(0);
         }
-        // The ring then goes on by itself: a step of ours would begin only when the peer has acknowledged the one before.
-        let flags = self.target.sending(self.flags) | if all { libc::MSG_WAITALL } else { 0 };
-        Started::Request(Request::SendZc { handle, buf, len, flags, uncopied: &raw mut self.uncopied })
+        let (flags, uncopied) =
+            (whole(self.target.sending(self.flags), self.options), &raw mut self.uncopied);
+        Started::Request(Request::SendZc { handle, buf, len, flags, uncopied })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {
@@ -125,12 +114,18 @@ impl<B: IoBuf + 'static> Detach for SendZc<'_, B> {
 
 ways_to_wait!(SendZc<'s, B: IoBuf> => SendZc<'static, B>);
 
+/// The flags of a send that is to go on until all is sent: the ring then does so by itself. A step of ours would begin only
+/// when the peer has acknowledged the one before.
+fn whole(flags: i32, options: Options) -> i32 {
+    if options.extent == Extent::All { flags | libc::MSG_WAITALL } else { flags }
+}
+
 /// A send of several buffers without a copy: see [`send_vectored_zc`].
 #[must_use = "operations do nothing until they are submitted or waited for"]
 pub struct SendVectoredZc<'s, V> {
     target: Target<'s>,
     buffers: V,
-    room: Vec<libc::iovec>,
+    vectors: Vectors,
     header: Header,
     flags: i32,
     uncopied: usize,
@@ -142,11 +137,11 @@ pub struct SendVectoredZc<'s, V> {
 ///
 /// io_uring: `IORING_OP_SENDMSG_ZC` (6.1). Elsewhere, and where that is not possible, the same as `send_vectored`.
 pub fn send_vectored_zc<'s, V: IoVecs>(target: impl Into<Target<'s>>, buffers: V) -> SendVectoredZc<'s, V> {
-    let (room, header) = (Vec::new(), Header::new());
+    let (vectors, header) = (Vectors::default(), Header::new());
     SendVectoredZc {
         target: target.into(),
         buffers,
-        room,
+        vectors,
         header,
         flags: 0,
         uncopied: 0,
@@ -156,6 +151,7 @@ pub fn send_vectored_zc<'s, V: IoVecs>(target: impl Into<Target<'s>>, buffers: V
 
 impl<V: IoVecs> SendVectoredZc<'_, V> {
     limits!();
+    extents!();
 
     /// The flags (`MSG_*`) of the system call.
     pub fn flags(mut self, flags: i32) -> Self {
@@ -185,10 +181,14 @@ unsafe impl<V: IoVecs> Operation for SendVectoredZc<'_, V> {
             Ok(handle) => handle,
             Err(errno) => return Started::failed(errno),
         };
-        let (vectors, count) = self.buffers.vectors(&mut self.room);
-        let msg = self.header.fill((vectors, count.min(VECTORS_MAX)), None);
-        let uncopied = &raw mut self.uncopied;
-        Started::Request(Request::SendMsgZc { handle, msg, flags: self.target.sending(self.flags), uncopied })
+        let (vectors, count) = self.vectors.several(&mut self.buffers, self.options.extent);
+        if count == 0 && self.options.extent == Extent::All {
+            return Started::Done(0);
+        }
+        let (msg, more) = self.header.fill((vectors, count), None);
+        let (flags, uncopied) =
+            (whole(self.target.sending(self.flags), self.options), &raw mut self.uncopied);
+        Started::Request(Request::SendMsgZc { handle, msg, flags, more, uncopied })
     }
     fn finish(self, outcome: Outcome) -> Self::Output {
         match outcome.bytes() {
@@ -201,8 +201,8 @@ unsafe impl<V: IoVecs> Operation for SendVectoredZc<'_, V> {
 impl<V: IoVecs + 'static> Detach for SendVectoredZc<'_, V> {
     type Owned = SendVectoredZc<'static, V>;
     fn detach(self) -> SendVectoredZc<'static, V> {
-        let SendVectoredZc { target, buffers, room, header, flags, uncopied, options } = self;
-        SendVectoredZc { target: target.detach(), buffers, room, header, flags, uncopied, options }
+        let SendVectoredZc { target, buffers, vectors, header, flags, uncopied, options } = self;
+        SendVectoredZc { target: target.detach(), buffers, vectors, header, flags, uncopied, options }
     }
 }
 

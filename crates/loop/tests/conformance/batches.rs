@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -193,6 +194,86 @@ pub fn l14_each_in_its_turn() {
     let (sent, end) = op::multi((op::send(broken(), b"x").soft(), op::close(socket)));
     assert!(errno(sent) == libc::EPIPE && canceled(end));
     assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "a close that is not begun closes");
+    assert_eq!(loop_.in_flight(), 0);
+    drop(Loop::take_current());
+}
+
+/// Files in a batch: what is done to them and to their names is done one after the other, as far as it goes. On a ring what is
+/// read and written is one submission.
+pub fn l14_files() {
+    let loop_ = current_loop();
+    let dir = std::env::temp_dir().join(format!("towpath-batch-{}", std::process::id()));
+    let name = |name: &str| dir.join(name);
+    std::fs::create_dir(&dir).unwrap();
+    let create = || op::create(name("new")).read(true).wait().unwrap();
+    let parts = || vec![b"head\n".to_vec(), vec![b'x'; 100_000], b"tail\n".to_vec()];
+    let file = create();
+    let (written, synced, renamed, linked, found, closed) = op::multi((
+        op::write_vectored(&file, parts()).all(true).soft(),
+        op::sync(&file).soft(),
+        op::rename(name("new"), name("old")).soft(),
+        op::hard_link(name("old"), name("other")).soft(),
+        op::stat(name("other")).hard(),
+        op::poll(&file, libc::POLLOUT),
+    ));
+    assert_eq!(written.unwrap().0, 100_010);
+    synced.and(renamed).and(linked).unwrap();
+    assert_eq!((found.unwrap().len(), closed.unwrap()), (100_010, libc::POLLOUT));
+    assert!(std::fs::read(name("old")).unwrap() == parts().concat());
+    let (mut buf, before) = ([0; 8], loop_.stats().syscalls);
+    let (first, second, a, b, c, d, e, read, synced) = op::multi((
+        op::write(&file, b"HEAD").at(0).all(true).soft(),
+        op::write_vectored(&file, vec![b"-".to_vec(), b"line".to_vec()]).at(4).all(true).hard(),
+        op::write(&file, b"a").at(9).soft(),
+        op::write(&file, b"b").at(10).soft(),
+        op::write(&file, b"c").at(11).hard(),
+        op::write(&file, b"d").at(12).hard(),
+        op::write(&file, b"e").at(13).soft(),
+        op::read(&file, &mut buf).at(1).all(true).soft(),
+        op::sync_data(&file),
+    ));
+    let calls = loop_.stats().syscalls - before;
+    assert_eq!((first.unwrap(), second.unwrap().0, read.unwrap(), &buf), (4, 5, 8, b"EAD-line"));
+    assert_eq!([a, b, c, d, e].map(Result::unwrap), [1; 5]);
+    synced.unwrap();
+    if loop_.backend() == "io_uring" {
+        // Handed over together. What the kernel leaves to its threads may wake us for each.
+        assert!(calls <= 5, "{calls} system calls");
+    }
+    op::close(file).wait().unwrap();
+    // What fails keeps the rest from happening, but the close; and it is known which it was.
+    for (broken, path) in [(0, "new"), (1, "no/such"), (1, &"n".repeat(5000)), (1, ""), (2, "new")] {
+        let file = create();
+        let to_write =
+            if broken == 0 { std::fs::File::open(name("new")).unwrap().into() } else { file.clone() };
+        let path = if path.is_empty() { PathBuf::new() } else { name(path) };
+        let (written, renamed, synced, removed, read) = op::multi((
+            op::write(&to_write, b"12345".to_vec()).all(true).soft(),
+            op::rename(path, name("renamed")).soft(),
+            op::sync_data(&file).soft(),
+            op::remove_file(name("renamed")).hard(),
+            // Short of all, which makes no difference behind a hard link.
+            op::read(&file, vec![0; 8]).at(2),
+        ));
+        assert_eq!(written.is_err(), broken == 0);
+        match broken {
+            0 => assert!(canceled(renamed)),
+            1 => assert!([libc::ENOENT, libc::ENAMETOOLONG].contains(&errno(renamed))),
+            _ => renamed.unwrap(),
+        }
+        assert_eq!([canceled(synced), canceled(removed)], [broken < 2; 2]);
+        assert_eq!(read.is_ok_and(|(n, _)| n == 3), broken > 0);
+    }
+    // A read that falls short of all.
+    let file = create();
+    op::write(&file, b"12345").wait().unwrap();
+    for all in [false, true] {
+        let (read, next) = op::multi((op::read(&file, vec![0; 8]).at(1).all(all).soft(), op::sync(&file)));
+        assert_eq!((read.unwrap().0, canceled(next)), (4, all));
+        let (read, next) = op::multi((op::read(&file, vec![0; 8]).at(1).all(all).hard(), op::sync(&file)));
+        assert_eq!((read.unwrap().0, canceled(next)), (4, false));
+    }
+    std::fs::remove_dir_all(dir).unwrap();
     assert_eq!(loop_.in_flight(), 0);
     drop(Loop::take_current());
 }

@@ -24,6 +24,7 @@ mod splice;
 mod streams;
 mod threads;
 mod timers;
+mod vectored;
 mod zero_copy;
 
 use std::process::ExitCode;
@@ -95,6 +96,9 @@ const SOCKETS: &[Test] = &[
     test!(sockets::d05_large_transfer_through_small_buffer).busy().seconds(20),
     test!(sockets::d06_odd_vectors).busy(),
     test!(sockets::d06_slices_of_buffers),
+    test!(vectored::l11_all_of_many_buffers).busy().seconds(20),
+    test!(vectored::l11_some_of_many_buffers),
+    test!(vectored::g09_all_of_many_buffers).busy(),
     test!(sockets::d07_zero_length_receive),
     test!(sockets::d08_half_close),
     test!(sockets::d09_shutdown_flushes),
@@ -264,6 +268,7 @@ const BATCHES: &[Test] = &[
     test!(batches::l14_short_of_all).busy(),
     test!(batches::l14_each_in_its_turn),
     test!(batches::l14_long_chains).busy(),
+    test!(batches::l14_files),
     test!(batches::l14_all_or_nothing).built_in(LIMITED),
     test!(batches::l14_batches_end_as_one),
 ];

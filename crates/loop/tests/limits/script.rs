@@ -237,7 +237,15 @@ impl Transcript {
         self.note("recv vectored that waited", outcome);
         self.step("send vectored", op::send_vectored(&a, vec![b"ef".to_vec()]));
         self.step("recv vectored", op::recv_vectored(&b, vec![vec![0; 1], vec![0; 4]]));
+        net::set_send_buffer(&a, 4096);
+        let waiting = self.loop_.start(op::recv_vectored(&b, vec![vec![0; 40]; 1500]).all(true));
+        poke(&self.loop_);
+        let (n, _) = self.made("send all vectored", op::send_vectored(&a, vec![vec![3; 50]; 1200]).all(true));
+        let got = waiting.take().unwrap().map(|(got, parts)| (got, parts.concat() == vec![3; n]));
+        self.note("recv all vectored", got);
+        self.step("send less", op::send_vectored(&a, vec![vec![4; 3]]).all(true));
         drop(a);
+        self.step("recv all vectored of less", op::recv_vectored(&b, vec![vec![0; 2]; 3]).all(true));
         self.step("recv vectored at the end", op::recv_vectored(&b, vec![vec![0; 3]]));
         self.step("send vectored to nobody", op::send_vectored(&b, vec![vec![0; 3]]));
     }
@@ -370,6 +378,9 @@ impl Transcript {
         self.step("read at", op::read(&file, vec![0; 8]).at(7).all(true));
         self.step("read beyond the end", op::read(&file, vec![0; 8]).at(1000));
         self.step("read vectored", op::read_vectored(&file, vec![vec![0; 3], vec![0; 9]]).at(1));
+        let parts = vec![vec![5; 2]; 1100];
+        self.step("write all vectored", op::write_vectored(&file, parts.clone()).at(20).all(true));
+        self.step("read all vectored", op::read_vectored(&file, parts).at(21).all(true));
         self.step("sync", op::sync(&file));
         self.step("sync data", op::sync_data(&file));
         self.step("set the length", op::set_len(&file, 5));

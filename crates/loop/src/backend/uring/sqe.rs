@@ -3,7 +3,7 @@
 use io_uring::types::{Fd, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
 
-use crate::operation::{Request, TRANSFER_MAX};
+use crate::operation::{Request, TRANSFER_MAX, VECTORS_MAX};
 
 /// What is announced as ready again and again, and is not, is left alone for as long as by the other backends.
 pub(super) static REST: Timespec = Timespec::new().nsec(super::super::readiness::REST.as_nanos() as u32);
@@ -75,10 +75,10 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         Request::Send { handle, buf, len, flags } => {
             opcode::Send::new(Fd(handle.fd), buf, transfer(len)).flags(sending(flags)).build()
         }
-        Request::RecvMsg { handle, msg, flags } => {
+        Request::RecvMsg { handle, msg, flags, .. } => {
             opcode::RecvMsg::new(Fd(handle.fd), msg).flags(waiting(flags) as u32).build()
         }
-        Request::SendMsg { handle, msg, flags } => {
+        Request::SendMsg { handle, msg, flags, .. } => {
             opcode::SendMsg::new(Fd(handle.fd), msg).flags(sending(flags) as u32).build()
         }
         Request::SpliceFile { from, to, args } => {
@@ -102,11 +102,11 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
         Request::Close { handle } => opcode::Close::new(Fd(handle.fd)).build(),
         Request::Poll { handle, events } => poll(handle.fd, events),
         Request::Read { handle, vectors, count, at } | Request::ReadStream { handle, vectors, count, at } => {
-            opcode::Readv::new(Fd(handle.fd), vectors, count as u32).offset(at).build()
+            opcode::Readv::new(Fd(handle.fd), vectors, at_once(count)).offset(at).build()
         }
         Request::Write { handle, vectors, count, at }
         | Request::WriteStream { handle, vectors, count, at } => {
-            opcode::Writev::new(Fd(handle.fd), vectors, count as u32).offset(at).build()
+            opcode::Writev::new(Fd(handle.fd), vectors, at_once(count)).offset(at).build()
         }
         Request::Sync { handle, data_only } => {
             let flags = if data_only { FsyncFlags::DATASYNC } else { FsyncFlags::empty() };
@@ -186,6 +186,10 @@ pub(super) fn poll(fd: i32, events: u16) -> squeue::Entry {
 
 fn transfer(len: usize) -> u32 {
     len.min(TRANSFER_MAX) as u32
+}
+
+fn at_once(vectors: usize) -> u32 {
+    vectors.min(VECTORS_MAX) as u32
 }
 
 /// With MSG_DONTWAIT the kernel would say EAGAIN instead of waiting, and waiting is what it is here for.

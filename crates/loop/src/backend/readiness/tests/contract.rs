@@ -58,10 +58,10 @@ fn every_kind<P: Poller>(mut world: World<P>) {
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = parts.as_mut_ptr();
     message.msg_iovlen = 2;
-    let send = world.submit(Request::SendMsg { handle: server, msg: &raw const message, flags: 0 });
+    let send = world.submit(Request::SendMsg { handle: server, msg: &raw const message, flags: 0, more: 0 });
     assert_eq!(world.finish(send), 10);
     text.fill(0);
-    let recv = world.submit(Request::RecvMsg { handle: client, msg: &raw mut message, flags: 0 });
+    let recv = world.submit(Request::RecvMsg { handle: client, msg: &raw mut message, flags: 0, more: 0 });
     assert_eq!(world.finish(recv), 10);
     assert_eq!(&text, b"to and fro");
 
@@ -291,8 +291,8 @@ fn the_next_in_line_is_tried_when_the_first_is_cancelled<P: Poller>(mut world: W
     let source = std::os::unix::net::UnixDatagram::unbound().unwrap();
     source.set_nonblocking(true).unwrap();
     let handle = world.handle(&source);
-    let first = world.submit(Request::SendMsg { handle, msg: &raw const to_full.header, flags: 0 });
-    let second = world.submit(Request::SendMsg { handle, msg: &raw const to_free.header, flags: 0 });
+    let first = world.submit(Request::SendMsg { handle, msg: &raw const to_full.header, flags: 0, more: 0 });
+    let second = world.submit(Request::SendMsg { handle, msg: &raw const to_free.header, flags: 0, more: 0 });
     world.settle();
     assert_eq!((world.result(first), world.result(second)), (None, None), "in line");
     world.cancel(first);
@@ -309,7 +309,7 @@ fn false_readiness_does_not_spin<P: Poller>(mut world: World<P>) {
     source.set_nonblocking(true).unwrap();
     let handle = world.handle(&source);
     // poll(2) calls this socket writable, and sending would block.
-    let send = world.submit(Request::SendMsg { handle, msg: &raw const message.header, flags: 0 });
+    let send = world.submit(Request::SendMsg { handle, msg: &raw const message.header, flags: 0, more: 0 });
     let woken = world.idle();
     assert!(woken <= 2 * 30 + 5, "a rest, and an event: at most two a millisecond, not {woken}");
     world.cancel(send);
@@ -318,7 +318,7 @@ fn false_readiness_does_not_spin<P: Poller>(mut world: World<P>) {
     assert_eq!(world.idle(), 0);
 
     // It does go on when there is room.
-    let send = world.submit(Request::SendMsg { handle, msg: &raw const message.header, flags: 0 });
+    let send = world.submit(Request::SendMsg { handle, msg: &raw const message.header, flags: 0, more: 0 });
     world.idle();
     assert_eq!(full.recv(&mut [0]).unwrap(), 1);
     while full.recv(&mut [0]).is_ok() {}

@@ -192,13 +192,13 @@ fn vectors_count_as_a_whole<P: Poller>(mut world: World<P>) {
     let mut all = Vec::new();
     far.write_all(b"abcdefghijk").unwrap();
     for expected in [4, 4, 3] {
-        let recv = world.submit(Request::RecvMsg { handle, msg: &raw mut message, flags: 0 });
+        let recv = world.submit(Request::RecvMsg { handle, msg: &raw mut message, flags: 0, more: 0 });
         assert_eq!(world.finish(recv), expected);
         all.extend_from_slice(&bytes[..expected as usize]);
     }
     assert_eq!(all, b"abcdefghijk");
     let before = world.backend.syscalls();
-    let recv = world.submit(Request::RecvMsg { handle, msg: &raw mut message, flags: 0 });
+    let recv = world.submit(Request::RecvMsg { handle, msg: &raw mut message, flags: 0, more: 0 });
     if world.is_edge() {
         assert_eq!(world.backend.syscalls(), before);
     }

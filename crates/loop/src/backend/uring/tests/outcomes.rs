@@ -75,14 +75,15 @@ fn outcomes(options: &Options) -> Vec<(&'static str, i32)> {
     // SAFETY: all-zero is a valid `msghdr`.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (parts.as_ptr().cast_mut(), 2);
-    let receive = world.submit(Request::RecvMsg { handle: raw(client), msg: &mut message, flags: 0 });
+    let receive =
+        world.submit(Request::RecvMsg { handle: raw(client), msg: &mut message, flags: 0, more: 0 });
     world.wait(Some(Duration::ZERO));
     let (mut three, mut four) = (*b"abcd", *b"efg");
     let pieces: [libc::iovec; 2] = [(&mut three[..]).into_iovec(), (&mut four[..]).into_iovec()];
     // SAFETY: as above.
     let mut sent: libc::msghdr = unsafe { mem::zeroed() };
     (sent.msg_iov, sent.msg_iovlen) = (pieces.as_ptr().cast_mut(), 2);
-    out.push(("sendmsg", world.run(Request::SendMsg { handle: raw(server), msg: &sent, flags: 0 })));
+    out.push(("sendmsg", world.run(Request::SendMsg { handle: raw(server), msg: &sent, flags: 0, more: 0 })));
     out.push(("recvmsg", world.result(receive)));
     assert_eq!((&one, &two[..4]), (b"abc", &b"defg"[..]));
 
