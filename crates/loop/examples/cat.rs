@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use towpath_loop::op::{self, FileType};
+use towpath_loop::op::{self, FileType, Metadata};
 use towpath_loop::{Failed, File, Loop, Queue};
 
 #[path = "common/tree.rs"]
@@ -42,7 +42,7 @@ impl Iterator for Walk {
             let is_dir = match kind {
                 Some(kind) => kind.is_dir(),
                 // Named by the user. What is not there, the open will tell.
-                None => op::stat(&path).wait().is_ok_and(|found| found.file_type().is_dir()),
+                None => op::stat(&path).wait().is_ok_and(|found| found.is_dir()),
             };
             if !is_dir {
                 return Some(path);
@@ -81,8 +81,8 @@ struct Cat {
     /// The number of the first file in `ahead`.
     first: usize,
     output: File,
-    /// Device and number of the output, if it is a regular file, which must not be read.
-    forbidden: Option<(u64, u64)>,
+    /// The output, if it is a regular file, which must not be read.
+    forbidden: Option<Metadata>,
 }
 
 impl Cat {
@@ -115,10 +115,11 @@ impl Cat {
         let (number, event) = self.queue.next()?.expect("the first file is being opened or read");
         let ahead = &mut self.ahead[number - self.first];
         match event {
-            Event::Opened(Ok(file)) => match self.forbidden.map(|it| is_same(&file, it)).transpose() {
-                Ok(Some(true)) => ahead.ended = Some(Err(io::Error::other("input file is output file"))),
-                Ok(_) => ahead.file = Some(file),
-                Err(error) => ahead.ended = Some(Err(error)),
+            Event::Opened(Ok(file)) => match &self.forbidden {
+                Some(output) if op::stat(&file).wait()?.is_same_file(output) => {
+                    ahead.ended = Some(Err(io::Error::other("input file is output file")));
+                }
+                _ => ahead.file = Some(file),
             },
             Event::Opened(Err(error)) => ahead.ended = Some(Err(error)),
             Event::Read(read) => {
@@ -170,10 +171,6 @@ impl Cat {
     }
 }
 
-fn is_same(file: &File, (dev, ino): (u64, u64)) -> io::Result<bool> {
-    op::stat(file).wait().map(|found| (found.dev(), found.ino()) == (dev, ino))
-}
-
 fn report(path: &Path, error: &io::Error) -> bool {
     eprintln!("cat: {}: {error}", path.display());
     true
@@ -186,8 +183,7 @@ fn cat() -> io::Result<bool> {
     }
     paths.reverse();
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let found = op::stat(&output).wait()?;
-    let forbidden = found.file_type().is_file().then(|| (found.dev(), found.ino()));
+    let forbidden = Some(op::stat(&output).wait()?).filter(Metadata::is_file);
     let queue = Queue::new(&Loop::current()?);
     let mut cat = Cat { queue, ahead: VecDeque::new(), first: 0, output, forbidden };
     cat.run(Walk { left: paths, failed: false })

@@ -103,7 +103,7 @@ impl Copier {
     /// Copies whatever is there. Of a file, the last blocks may still be in flight when this returns.
     fn copy(&mut self, from: &Path, to: &Path, found: &Metadata) -> io::Result<()> {
         if let Ok(there) = op::stat(to).follow(false).wait()
-            && (there.dev(), there.ino()) == (found.dev(), found.ino())
+            && there.is_same_file(found)
         {
             return refuse(to, "is the file that is to be copied");
         }
@@ -237,7 +237,7 @@ impl Copier {
             };
             let found = op::stat(from).wait().of(from);
             let copied = found.and_then(|found| {
-                if found.file_type().is_dir() {
+                if found.is_dir() {
                     let parent = to.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."));
                     let (above, below) = (op::real_path(from).wait(), op::real_path(parent).wait());
                     if below.of(parent)?.starts_with(above.of(from)?) {
@@ -256,7 +256,7 @@ impl Copier {
 }
 
 fn is_dir(path: &Path) -> bool {
-    op::stat(path).wait().is_ok_and(|found| found.file_type().is_dir())
+    op::stat(path).wait().is_ok_and(|found| found.is_dir())
 }
 
 fn main() -> io::Result<ExitCode> {

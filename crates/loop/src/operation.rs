@@ -156,7 +156,7 @@ pub enum Request {
     ReadDir { handle: Handle, buf: *mut u8, len: usize },
     /// `copy_file_range(2)`, or a read and a write; the result is the number of bytes, 0 at the end of the source.
     CopyRange { args: *mut Range },
-    /// Opens a file, reads it to its end, closes it. The result is 0.
+    /// Opens a file or (`O_DIRECTORY`) a directory, reads it to its end, closes it. The result is 0.
     ReadEntire { args: *mut Entire },
     /// Opens a file as `how` says, writes all of `bytes`, closes it. The result is 0.
     WriteEntire { args: *mut Entire },
@@ -608,7 +608,13 @@ pub const OPERATIONS: &[Description] = {
         row(Kind::RealPath, "real_path", None, "realpath", Pool),
         row(Kind::ReadDir, "read_dir", None, "getdents64", Pool),
         row(Kind::CopyRange, "copy_range", None, "copy_file_range", Pool),
-        row(Kind::ReadEntire, "read_entire", None, "openat, fstat, read", Pool),
+        row(
+            Kind::ReadEntire,
+            "read_entire, read_entire_dir",
+            None,
+            "openat, fstat, read or getdents64",
+            Pool,
+        ),
         row(Kind::WriteEntire, "write_entire", None, "openat, write", Pool),
         row(Kind::Pipe, "pipe", code(op::Pipe::CODE, "IORING_OP_PIPE", "6.16"), "pipe2", Direct),
         row(

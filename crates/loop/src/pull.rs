@@ -83,6 +83,10 @@ unsafe impl Operation for Rung<'_> {
 /// Each is submitted with a function that makes one type of the outcomes, and adds whatever tells them apart. Dropping the
 /// queue [removes](Loop::remove) what is in flight.
 ///
+/// The queue goes on by itself whenever its loop does, not only in [`next`](Queue::next): also while something else is waited
+/// for in place (`op.wait()`), in a task or on a plain thread whose [current](Loop::current) loop it is. What came meanwhile is there
+/// for the next `next`.
+///
 /// ```
 /// # use std::time::Duration;
 /// # use towpath_loop::{Loop, Queue, op};

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{ptr, slice};
@@ -222,6 +222,9 @@ unsafe fn read_entire(args: &mut Entire, canceled: &AtomicBool) -> Result<i32, i
     const UNKNOWN: usize = 8 << 10;
     // SAFETY: passed on from this function's own contract.
     let file = unsafe { open_entire(args, canceled)? };
+    if args.how.flags & libc::O_DIRECTORY as u64 != 0 {
+        return list(args, &file, canceled);
+    }
     args.step = Step::Stat;
     let size = retry(canceled, || rustix::fs::fstat(&file).map_err(Errno::raw_os_error))?.st_size;
     let size = usize::try_from(size).unwrap_or(0);
@@ -242,6 +245,30 @@ unsafe fn read_entire(args: &mut Entire, canceled: &AtomicBool) -> Result<i32, i
         let (_, n) = retry(canceled, || match rustix::io::read(&file, &mut spare[..most]) {
             Ok((filled, _)) => Ok(((), filled.len())),
             Err(error) => Err(error.raw_os_error()),
+        })?;
+        // SAFETY: the kernel has just initialised that many bytes of the spare capacity.
+        unsafe { args.read.set_len(args.read.len() + n) };
+        match n {
+            0 => return Ok(0),
+            _ if args.read.len() > args.limit => return Err(libc::EFBIG),
+            _ => {}
+        }
+    }
+}
+
+/// Reads a directory to its end.
+fn list(args: &mut Entire, dir: &OwnedFd, canceled: &AtomicBool) -> Result<i32, i32> {
+    /// Room for some thousand entries with short names, and for any one.
+    const ROOM: usize = 32 << 10;
+    args.step = Step::Read;
+    loop {
+        args.read.try_reserve(ROOM).map_err(|_| libc::ENOMEM)?;
+        let spare = args.read.spare_capacity_mut();
+        let len = spare.len().min(TRANSFER_MAX);
+        let n = retry(canceled, || {
+            // SAFETY: room for `len` bytes, which are ours.
+            let n = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), spare.as_mut_ptr(), len) };
+            if n < 0 { Err(errno()) } else { Ok(n as usize) }
         })?;
         // SAFETY: the kernel has just initialised that many bytes of the spare capacity.
         unsafe { args.read.set_len(args.read.len() + n) };

@@ -1,4 +1,4 @@
-//! Reading directories, a batch of entries at a time.
+//! Reading directories: a batch of entries at a time, or all of them.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -24,7 +24,8 @@ pub struct ReadDir<'s> {
 
 /// Reads the next entries of an open directory. [`Entries::is_end`] tells when there are no more.
 ///
-/// Entries that are made or removed meanwhile may turn up or not; those that stay turn up once.
+/// Entries that are made or removed meanwhile may turn up or not; those that stay turn up once. For all of a directory at
+/// once there is [`read_entire_dir`](super::read_entire_dir).
 ///
 /// On every backend `getdents64(2)` in the pool.
 ///
@@ -73,7 +74,7 @@ unsafe impl Operation for ReadDir<'_> {
     fn finish(mut self, outcome: Outcome) -> Self::Output {
         outcome.value().map(|len| {
             self.buf.truncate(len as usize);
-            Entries { buf: self.buf }
+            Entries::new(self.buf)
         })
     }
 }
@@ -87,13 +88,17 @@ impl Detach for ReadDir<'_> {
 
 ways_to_wait!(ReadDir<'s> => ReadDir<'static>);
 
-/// Some entries of a directory: see [`read_dir`]. `.` and `..` are left out.
+/// Entries of a directory: see [`read_dir`] and [`read_entire_dir`](super::read_entire_dir). `.` and `..` are left out.
 pub struct Entries {
     /// Records as the kernel writes them.
     buf: Vec<u8>,
 }
 
 impl Entries {
+    pub(super) fn new(buf: Vec<u8>) -> Entries {
+        Entries { buf }
+    }
+
     /// Whether the directory has no more. (That there are none in this batch does not say so.)
     pub fn is_end(&self) -> bool {
         self.buf.is_empty()

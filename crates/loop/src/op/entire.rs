@@ -1,9 +1,10 @@
-//! Whole files: opened, read or written, and closed, as one operation.
+//! Whole files and directories: opened, read or written, and closed, as one operation.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
+use super::directory::Entries;
 use super::place::Place;
 use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
 use crate::buf::IoBuf;
@@ -133,6 +134,77 @@ impl Detach for ReadEntire<'_> {
 }
 
 ways_to_wait!(ReadEntire<'s> => ReadEntire<'static>);
+
+/// A read of a whole directory: see [`read_entire_dir`].
+#[must_use = "operations do nothing until they are submitted or waited for"]
+#[derive(Debug)]
+pub struct ReadEntireDir<'s>(ReadEntire<'s>);
+
+/// Lists a directory: all its entries, in the order that the file system has them in.
+///
+/// Entries that are made or removed meanwhile may turn up or not; those that stay turn up once.
+///
+/// On every backend a thread of the pool opens and reads it.
+///
+/// # Errors
+/// Of the step that failed; `NotADirectory` if it is something else. `EFBIG` (`FileTooLarge`) beyond the
+/// [limit](ReadEntireDir::limit).
+///
+/// ```
+/// # use towpath_loop::op;
+/// let entries = op::read_entire_dir("/proc/self/task").wait()?;
+/// assert_eq!(entries.iter().filter(|entry| entry.name() == "self").count(), 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn read_entire_dir<'s>(path: impl AsRef<Path>) -> ReadEntireDir<'s> {
+    let args = entire(libc::O_RDONLY | libc::O_DIRECTORY, 0);
+    ReadEntireDir(ReadEntire { place: Place::path(path), args, options: Options::NONE })
+}
+
+impl<'s> ReadEntireDir<'s> {
+    /// Ends the operation with `TimedOut` if it takes longer: see [`ReadEntire::timeout`].
+    pub fn timeout(self, duration: std::time::Duration) -> Self {
+        ReadEntireDir(self.0.timeout(duration))
+    }
+
+    /// Ends the operation with `TimedOut` if it is not over by then: see [`ReadEntire::deadline`].
+    pub fn deadline(self, deadline: crate::Instant) -> Self {
+        ReadEntireDir(self.0.deadline(deadline))
+    }
+
+    /// Lets a relative path start in this directory instead of the current one.
+    pub fn at(self, dir: impl Into<Target<'s>>) -> Self {
+        ReadEntireDir(self.0.at(dir))
+    }
+
+    /// The most bytes to use: about 24 and the length of its name for each entry.
+    pub fn limit(self, bytes: usize) -> Self {
+        ReadEntireDir(self.0.limit(bytes))
+    }
+}
+
+// SAFETY: as `ReadEntire`, which it is.
+unsafe impl Operation for ReadEntireDir<'_> {
+    type Output = Result<Entries, StepError>;
+    fn options(&self) -> Options {
+        self.0.options()
+    }
+    fn start(&mut self, begin: &Begin<'_>) -> Started {
+        self.0.start(begin)
+    }
+    fn finish(self, outcome: Outcome) -> Self::Output {
+        self.0.finish(outcome).map(Entries::new)
+    }
+}
+
+impl Detach for ReadEntireDir<'_> {
+    type Owned = ReadEntireDir<'static>;
+    fn detach(self) -> ReadEntireDir<'static> {
+        ReadEntireDir(self.0.detach())
+    }
+}
+
+ways_to_wait!(ReadEntireDir<'s> => ReadEntireDir<'static>);
 
 /// A write of a whole file: see [`write_entire`].
 #[must_use = "operations do nothing until they are submitted or waited for"]

@@ -177,6 +177,26 @@ impl Metadata {
         FileType::from_mode(self.mode())
     }
 
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.file_type().is_file()
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.file_type().is_dir()
+    }
+
+    /// Whether it is a symbolic link, and was not followed.
+    pub fn is_symlink(&self) -> bool {
+        self.file_type().is_symlink()
+    }
+
+    /// Whether both are about one file, by whatever names: device and number are the same.
+    pub fn is_same_file(&self, other: &Metadata) -> bool {
+        (self.dev(), self.ino()) == (other.dev(), other.ino())
+    }
+
     /// The device that it is on, as in `st_dev`.
     pub fn dev(&self) -> u64 {
         libc::makedev(self.0.stx_dev_major, self.0.stx_dev_minor)

@@ -61,7 +61,9 @@ pub use control::{
     connect, listen, next_tick, poll, shutdown, socket, timer, timer_at,
 };
 pub use directory::{DirEntry, Entries, Iter, ReadDir, read_dir};
-pub use entire::{ReadEntire, StepError, WriteEntire, read_entire, write_entire};
+pub use entire::{
+    ReadEntire, ReadEntireDir, StepError, WriteEntire, read_entire, read_entire_dir, write_entire,
+};
 pub use file::{
     Allocate, CopyRange, Pipe, Read, ReadVectored, SetLen, Sync, SyncData, Write, WriteVectored, allocate,
     copy_range, pipe, read, read_vectored, set_len, sync, sync_data, write, write_vectored,
@@ -91,9 +93,9 @@ pub(crate) use stream::Part;
 pub use stream::{AcceptMulti, RecvMulti, Streaming, accept_multi, recv_multi};
 pub use time::{Clock, ClockTimer, Interval, MissedTicks, Tick, alarm, interval, interval_at, timer_on};
 pub use transfer::{Recv, Send, recv, send};
+pub use vectors::{IoVecs, IoVecsMut};
 pub use zero_copy::{SendVectoredZc, SendZc, Sent, send_vectored_zc, send_zc};
 
-pub use vectors::{IoVecs, IoVecsMut};
 /// An operation, ready to be handed to a loop. Implemented by the types of this module only.
 ///
 /// # Safety
@@ -281,6 +283,23 @@ macro_rules! limits {
         pub fn deadline(mut self, deadline: crate::Instant) -> Self {
             self.options.limit(deadline);
             self
+        }
+    };
+}
+
+/// How far a transfer goes, for a builder with a field `options`.
+macro_rules! extents {
+    () => {
+        /// Goes on until all of it is transferred, the file or stream ends, or there is an error. A limit covers the whole
+        /// transfer.
+        pub fn all(mut self, all: bool) -> Self {
+            self.options.set_all(all);
+            self
+        }
+
+        /// [Waits](Operation::wait), and tells how many bytes were transferred also where it failed.
+        pub fn wait_counted(mut self) -> (usize, ::std::io::Result<()>) {
+            crate::wait::wait(self.options, |begin| self.start(begin)).bytes()
         }
     };
 }

@@ -31,6 +31,7 @@ struct Access {
     truncate: bool,
     create: bool,
     create_new: bool,
+    directory: bool,
     flags: i32,
 }
 
@@ -64,7 +65,8 @@ impl Access {
         {
             return Err(libc::EINVAL);
         }
-        let flags = access | creation | libc::O_CLOEXEC | (self.flags & !libc::O_ACCMODE);
+        let directory = if self.directory { libc::O_DIRECTORY } else { 0 };
+        let flags = access | creation | directory | libc::O_CLOEXEC | (self.flags & !libc::O_ACCMODE);
         // A mode where nothing is made is an error to the stricter of the two calls.
         let makes = flags & (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) != 0;
         Ok(OpenHow { flags: flags as u32 as u64, mode: if makes { how.mode & 0o7777 } else { 0 }, ..how })
@@ -128,6 +130,12 @@ impl Open<'_> {
     /// The permissions of a file that is made, as the process's umask allows; 0o666 unless told otherwise.
     pub fn mode(mut self, mode: u32) -> Self {
         self.how.mode = u64::from(mode);
+        self
+    }
+
+    /// Fails with `NotADirectory` if it is something else than a directory.
+    pub fn directory(mut self) -> Self {
+        self.access.directory = true;
         self
     }
 

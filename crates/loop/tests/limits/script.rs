@@ -395,6 +395,9 @@ impl Transcript {
         let appended = self.made("open to append", op::open("file").append(true).at(dir.clone()));
         self.step("append", op::write(&appended, b"!".to_vec()).at(0));
         self.step("read whole", op::read_entire("file").at(dir.clone()));
+        self.step("list whole", op::read_entire_dir(".").at(dir.clone()));
+        self.step("list no directory", op::read_entire_dir("file").at(dir.clone()));
+        self.step("open no directory", op::open("file").directory().at(dir.clone()));
         self.step("write whole", op::write_entire("whole", b"whole".to_vec()).at(dir.clone()));
         let whole = self.made("open it", op::open("whole").at(dir.clone()));
         self.step("copy", op::copy_range(&whole, &file, 100).to_at(1).all(true));

@@ -10,9 +10,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use towpath_loop::op::{self, FileTime, FileType};
+use towpath_loop::operation::Step;
 
 use super::*;
-use crate::common::{current_loop, errno, error};
+use crate::common::{complete, current_loop, errno, error};
 
 /// G1: what cannot be opened, as `std` has it.
 pub fn g01_open_errors() {
@@ -91,7 +92,7 @@ pub fn g02_odd_paths() {
 
 /// G11: a directory that is read while entries go.
 pub fn g11_read_dir_while_entries_go() {
-    let _loop = current_loop();
+    let loop_ = current_loop();
     let dir = TempDir::new();
     const MANY: usize = 3000;
     for at in 0..MANY {
@@ -117,6 +118,27 @@ pub fn g11_read_dir_while_entries_go() {
     }
     assert!(batches > 20, "{batches}");
     assert_eq!(seen.len(), MANY);
+    // All that is left at once, by each way of waiting.
+    let check = |entries: Result<op::Entries, op::StepError>| {
+        let entries = entries.unwrap();
+        let left: BTreeSet<_> = entries.iter().map(|entry| entry.name().to_owned()).collect();
+        assert_eq!((left.len(), entries.iter().count()), (MANY / 2, MANY / 2));
+        assert!(entries.iter().all(|entry| entry.file_type().is_some_and(FileType::is_file)));
+    };
+    check(op::read_entire_dir(&dir.0).wait());
+    check(op::read_entire_dir(".").at(&open_dir).limit(1 << 20).wait());
+    check(loop_.start(op::read_entire_dir(&dir.0)).take().unwrap());
+    check(complete(&loop_, op::read_entire_dir(&dir.0)));
+    let failed = op::read_entire_dir(&dir.0).limit(1000).wait().unwrap_err();
+    assert_eq!((failed.step, errno::<(), _>(Err(failed))), (Step::Read, libc::EFBIG));
+    let failed = op::read_entire_dir(dir.path("00000")).wait().unwrap_err();
+    assert_eq!((failed.step, errno::<(), _>(Err(failed))), (Step::Open, libc::ENOTDIR));
+    assert_eq!(errno(op::open(dir.path("00000")).directory().wait()), libc::ENOTDIR);
+    drop(op::open(&dir.0).directory().wait().unwrap());
+    let found = op::stat(&dir.0).wait().unwrap();
+    assert!(found.is_dir() && !found.is_file() && !found.is_symlink());
+    assert!(found.is_same_file(&op::stat(&open_dir).wait().unwrap()));
+    assert!(!found.is_same_file(&op::stat("/").wait().unwrap()));
     // What is no directory has no entries, and a buffer can be too small.
     let file = open(dir.path("00000"));
     assert_eq!(errno(op::read_dir(&file).wait()), libc::ENOTDIR);
