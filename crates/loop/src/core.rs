@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) offload: Offload,
     /// How many operations in flight do not keep the loop running.
     pub(crate) background: usize,
+    /// How many do not count for the limit.
+    uncounted: usize,
     /// A chain on its way to the backend; kept for its memory.
     chain: Vec<Chained>,
     /// Deadlines of streams that are held back.
@@ -99,6 +101,7 @@ impl Core {
             crowded: false,
             closing: Vec::new(),
             background: 0,
+            uncounted: 0,
             chain: Vec::new(),
             held: Vec::new(),
             reports: VecDeque::new(),
@@ -106,14 +109,18 @@ impl Core {
         }
     }
 
-    /// Begins an operation whose outcome goes to a callback.
-    pub(crate) fn begin_payload<O, F>(&mut self, op: O, callback: F) -> OpId
+    /// Begins an operation whose outcome goes to a callback; `counted` for the limit, or not.
+    pub(crate) fn begin_payload<O, F>(&mut self, op: O, callback: F, counted: bool) -> OpId
     where
         O: Operation + 'static,
         F: FnOnce(&Loop, O::Output) + 'static,
     {
         let options = op.options();
         let id = self.slots.take();
+        if !counted {
+            self.uncounted += 1;
+            self.slots.at(id.index).flags.uncounted = true;
+        }
         let place = self.slots.place(id, payload_type::<O, F>(), Payload { op, callback });
         // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
         let op = unsafe { &mut (*place.as_ptr()).op };
@@ -185,11 +192,17 @@ impl Core {
         more: usize,
         start: impl FnOnce(&Begin<'_>) -> Started,
     ) -> Started {
-        if self.slots.len() + more > self.limit {
+        if !self.has_room(more) {
             Started::failed(libc::EDQUOT)
         } else {
             start(&Begin { id, shared: &self.shared })
         }
+    }
+
+    /// Whether there may be so many more operations.
+    #[inline]
+    pub(crate) fn has_room(&self, more: usize) -> bool {
+        self.slots.len() - self.uncounted + more <= self.limit
     }
 
     /// Starts what a slot was taken for; `tried`: the backend has just been asked to do it at once. `Some` if it is over
@@ -515,6 +528,7 @@ impl Core {
         };
         let request = slot.request;
         self.background -= usize::from(slot.flags.background);
+        self.uncounted -= usize::from(slot.flags.uncounted);
         self.wheel.disarm(&mut self.slots, id.index);
         self.stats.completed += 1;
         if !self.closing.is_empty() {

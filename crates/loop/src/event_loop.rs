@@ -107,6 +107,17 @@ impl Loop {
         self.submit_owned(op.detach(), callback)
     }
 
+    /// [`submit`](Loop::submit) of an operation that is not refused for want of room, nor takes any from others, whatever
+    /// [`max_operations`](Config::max_operations) says. For the few that a runtime needs for itself: the timer behind a
+    /// deadline, which must not fail because there is much to do.
+    pub fn submit_uncounted<O, F>(&self, op: O, callback: F) -> OpId
+    where
+        O: Detach,
+        F: FnOnce(&Loop, O::Output) + 'static,
+    {
+        self.begin_owned(op.detach(), callback, false)
+    }
+
     /// Asks for the end of an operation. It completes all the same: with [`is_canceled`](crate::is_canceled), or
     /// with its real result if that came first. True if it was in flight.
     ///
@@ -141,8 +152,7 @@ impl Loop {
 
     /// Whether [`max_operations`](Config::max_operations) are in flight: the next one would be refused.
     pub fn is_full(&self) -> bool {
-        let core = self.0.core.borrow();
-        core.slots.len() >= core.limit
+        !self.0.core.borrow().has_room(1)
     }
 
     /// Whether an operation in flight keeps [`run`](Loop::run) going, as it does unless told otherwise. With `true` it does
@@ -176,12 +186,21 @@ impl Loop {
         O: Operation + 'static,
         F: FnOnce(&Loop, O::Output) + 'static,
     {
+        self.begin_owned(op, callback, true)
+    }
+
+    fn begin_owned<O, F>(&self, op: O, callback: F, counted: bool) -> OpId
+    where
+        O: Operation + 'static,
+        F: FnOnce(&Loop, O::Output) + 'static,
+    {
         let mut core = self.0.core.borrow_mut();
-        if self.is_child() {
+        let child = self.is_child();
+        if child {
             // The parent's ring must not be touched. No tick will ever deliver it either.
             core.limit = 0;
         }
-        core.begin_payload(op, callback)
+        core.begin_payload(op, callback, counted || child)
     }
 
     /// Completes an operation that waits for something outside. False if it is over.

@@ -123,6 +123,8 @@ pub(crate) struct Flags {
     pub(crate) pooled: bool,
     /// Does not keep the loop running.
     pub(crate) background: bool,
+    /// Does not count for the limit on operations.
+    pub(crate) uncounted: bool,
 }
 
 /// Why an operation is to end.

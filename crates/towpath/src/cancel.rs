@@ -188,7 +188,7 @@ impl Alarm {
         }
         let loop_ = Loop::current().expect("a task runs on a worker, which has a loop");
         let task = task.to_ref();
-        let id = loop_.submit(op::timer_at(at), move |_, _| task.wake());
+        let id = loop_.submit_uncounted(op::timer_at(at), move |_, _| task.wake());
         Some(Alarm { loop_, id })
     }
 
@@ -197,7 +197,7 @@ impl Alarm {
         let loop_ = Loop::current()?;
         let flag: *const Cell<bool> = fired;
         let task = task.to_ref();
-        let id = loop_.submit(op::timer_at(at), move |_, outcome| {
+        let id = loop_.submit_uncounted(op::timer_at(at), move |_, outcome| {
             if outcome.is_ok() {
                 // SAFETY: the frame of `limit` removes this operation before it goes, on this thread.
                 unsafe { (*flag).set(true) };

@@ -150,7 +150,7 @@ impl Core {
     /// Begins the members that depend on nobody. `Some` if the whole group is over already.
     pub(super) fn begin_group(&mut self, id: OpId, group: GroupRef) -> Option<i32> {
         let len = head(group).len;
-        if self.slots.len() + len > self.limit {
+        if !self.has_room(len) {
             return Some(-libc::EDQUOT);
         }
         head(group).id = id;

@@ -217,3 +217,35 @@ pub fn h11_limit_on_operations() {
     assert!(!loop_.is_full());
     assert_eq!(loop_.start(op::send(&socket, vec![1; 8])).take().unwrap().unwrap().0, 8);
 }
+
+/// H11: what a runtime needs for itself is not refused, and takes no room from others.
+pub fn h11_uncounted_operations() {
+    let loop_ = Config::new().max_operations(2).build().unwrap();
+    let (socket, _peer) = half_unix();
+    let fired = Log::new();
+    let timer = |after: u64| {
+        let fired = fired.clone();
+        let wait = Duration::from_millis(after);
+        loop_.submit_uncounted(op::timer(wait), move |_, outcome| fired.add(outcome.is_ok()))
+    };
+    let day = 86_400_000;
+    let (first, second, _third) = (timer(day), timer(day), timer(1));
+    assert!(!loop_.is_full());
+    let recvs = [0, 1].map(|_| loop_.start(op::recv(&socket, vec![0; 8])));
+    assert!(loop_.is_full());
+    let fourth = timer(1);
+    tick_until(&loop_, || fired.len() == 2);
+    assert!(loop_.is_full() && !loop_.cancel(fourth));
+    loop_.cancel(first);
+    loop_.remove(second);
+    poke(&loop_);
+    assert_eq!(fired.all(), [true, true, false]);
+    assert!(loop_.is_full());
+    drop(recvs);
+    loop_.run().unwrap();
+    assert!(!loop_.is_full() && loop_.in_flight() == 0);
+    // As a whole, a batch finds as much room as before.
+    let tickets = [0, 1].map(|_| loop_.start(op::next_tick()));
+    assert!(loop_.is_full());
+    tickets.into_iter().for_each(|ticket| ticket.take().unwrap().unwrap());
+}

@@ -202,6 +202,7 @@ const EXHAUSTION: &[Test] = &[
     test!(exhaustion::h03_cancel_with_full_queue).busy(),
     test!(exhaustion::h04_wakes_survive_overflow).busy(),
     test!(exhaustion::h05_no_descriptors_for_accept),
+    test!(exhaustion::h11_uncounted_operations).built_in(LIMITED),
     test!(exhaustion::h11_limit_on_operations).built_in(LIMITED),
 ];
 
@@ -267,8 +268,8 @@ const BATCHES: &[Test] = &[
     test!(batches::l14_links_break_or_hold),
     test!(batches::l14_short_of_all).busy(),
     test!(batches::l14_each_in_its_turn),
-    test!(batches::l14_long_chains).busy(),
     test!(batches::l14_files),
+    test!(batches::l14_long_chains).busy(),
     test!(batches::l14_all_or_nothing).built_in(LIMITED),
     test!(batches::l14_batches_end_as_one),
 ];

@@ -138,17 +138,17 @@ pub fn i02_wakes_reach_who_polls_the_descriptor() {
     for round in 0..3 {
         count.store(0, Ordering::Relaxed);
         let done = |n| count.load(Ordering::Relaxed) == n;
-        // A closure of another thread's, sent when the foreign loop is asleep, as far as can be.
-        let (other, noted) = (remote.clone(), one());
+        // A closure of another thread's, sent when the foreign loop is asleep.
+        let (other, noted, polls) = (remote.clone(), one(), sys::tid());
         let thread = std::thread::spawn(move || {
-            std::thread::sleep(10 * MS);
+            sys::wait_until_asleep(polls);
             other.run(move |_| noted()).unwrap();
         });
         drive_from_outside(&loop_, || done(1));
         thread.join().unwrap();
         // A job on the pool, an event, and a read that somebody's write ends.
         let noted = one();
-        loop_.submit(op::blocking(|| std::thread::sleep(10 * MS)), move |_, _| noted());
+        loop_.submit(op::blocking(move || sys::wait_until_asleep(polls)), move |_, _| noted());
         drive_from_outside(&loop_, || done(2));
         let (event, noted) = (Event::new(), one());
         loop_.submit(event.notified(), move |_, _| noted());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
-use towpath_loop::{Instant, Socket, op};
+use towpath_loop::{Instant, Socket, Target, op};
 
 use super::{ToSocketAddrs, each_addr};
 
@@ -89,8 +89,8 @@ impl Tcp {
     /// The descriptor, in the mode that `std` expects.
     fn into_fd(self) -> OwnedFd {
         let blocking = !self.nonblocking.load(Ordering::Relaxed);
-        // No operation holds a clone: all of them borrow this socket until they are over.
-        let fd = self.socket.into_fd().expect("the only handle to its descriptor");
+        // Ours borrow this socket until they are over; others' may hold a clone.
+        let fd = self.socket.into_fd().expect("a descriptor for what an operation in flight shares");
         if blocking {
             let _ = rustix::io::ioctl_fionbio(&fd, false);
         }
@@ -123,6 +123,17 @@ fn store_timeout(cell: &AtomicU64, timeout: Option<Duration>) -> io::Result<()> 
 /// the connection.
 ///
 /// Cancel-safety: a read or write that was cancelled or timed out transferred nothing.
+///
+/// What else can be done with a socket is in [`op`](towpath_loop::op), and takes a stream as it is:
+///
+/// ```no_run
+/// # use towpath::net::TcpStream;
+/// use towpath_loop::op;
+/// # let stream = TcpStream::connect("127.0.0.1:80")?;
+/// let file = op::open("index.html").wait()?;
+/// op::sendfile(&stream, &file, usize::MAX).all(true).wait()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct TcpStream {
     tcp: Tcp,
 }
@@ -478,8 +489,33 @@ macro_rules! descriptor {
             }
         }
 
+        impl<'s> From<&'s $type> for Target<'s> {
+            /// For the loop's operations, which go around time-outs and non-blocking mode of this handle.
+            fn from(this: &'s $type) -> Target<'s> {
+                Target::from(&this.tcp.socket)
+            }
+        }
+
+        impl From<Socket> for $type {
+            /// Without time-outs, in blocking mode as far as its user sees.
+            fn from(socket: Socket) -> $type {
+                $type { tcp: Tcp::new(socket) }
+            }
+        }
+
+        impl From<$type> for Socket {
+            /// Time-outs and non-blocking mode of this handle are forgotten.
+            fn from(this: $type) -> Socket {
+                this.tcp.socket
+            }
+        }
+
         impl From<$type> for OwnedFd {
             /// Gives the descriptor up, in blocking mode unless it was set otherwise.
+            ///
+            /// # Panics
+            /// If an operation of the loop's that was begun with it is still in flight, and there is no descriptor left for a
+            /// duplicate.
             fn from(this: $type) -> OwnedFd {
                 this.tcp.into_fd()
             }

@@ -397,10 +397,39 @@ pub fn try_sleep(duration: Duration) -> io::Result<()> {
 }
 
 /// Waits until the current task's token is there, and takes it: see [`Thread::unpark`]. Unlike `std`'s it does not
-/// return for no reason; it does if the task is cancelled.
+/// return for no reason; it does if the task is cancelled, and from then on always at once, as every wait. A loop around it
+/// that only looks for its condition would then spin: use [`try_park`] there, or [`shield`](crate::shield) it.
 pub fn park() {
+    // Being cancelled is a reason to return.
+    let _ = try_park();
+}
+
+/// [`park`], telling whether it was ended by the token.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use std::sync::atomic::{AtomicBool, Ordering};
+/// # use towpath::thread;
+/// let (ready, me) = (Arc::new(AtomicBool::new(false)), thread::current());
+/// let flag = ready.clone();
+/// thread::spawn(move || {
+///     flag.store(true, Ordering::Release);
+///     me.unpark();
+/// });
+/// while !ready.load(Ordering::Acquire) {
+///     thread::try_park()?;
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// [`is_canceled`](crate::is_canceled) if the task is cancelled, and the token is not there.
+pub fn try_park() -> io::Result<()> {
     let me = context::current();
-    context::wait_until(&me, Why::PARK, Instant::NEVER, true, || me.take_token());
+    match context::wait_until(&me, Why::PARK, Instant::NEVER, true, || me.take_token()) {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+    }
 }
 
 /// [`park`], for at most `duration`.

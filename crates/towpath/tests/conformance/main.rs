@@ -65,6 +65,7 @@ const THREADS: &[Test] = &[
     test!(threads::j05_started_tasks_stay),
     test!(threads::names_and_ids),
     test!(threads::park_and_unpark),
+    test!(threads::park_of_a_cancelled_task),
     test!(threads::blocking_jobs),
     test!(threads::builder_refuses).chooses(),
     test!(threads::builder_refuses_stack_sizes),
@@ -95,6 +96,7 @@ const TCP: &[Test] = &[
     test!(tcp::d07_empty_buffers),
     test!(tcp::d08_half_close),
     test!(tcp::d09_shutdown_flushes).busy(),
+    test!(tcp::d22_operations_of_the_loop),
     test!(tcp::d10_simultaneous_shutdown),
     test!(tcp::d11_reset_mid_transfer).busy().memory_mib(96),
     test!(tcp::d12_close_with_unread_data),
@@ -149,7 +151,8 @@ const SCOPE: &[Test] = &[
 ];
 
 const TIMERS: &[Test] = &[
-    test!(timers::b01_many_sleepers).busy().alone(),
+    test!(timers::b01_many_sleepers).busy(),
+    test!(timers::h11_deadlines_at_the_limit),
     test!(timers::b02_equal_deadlines_in_order),
     test!(timers::b03_zero_sleep).busy(),
     test!(timers::b04_longest_waits),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use towpath::net::{TcpListener, TcpStream};
 use towpath::thread::{self, try_sleep};
 use towpath_harness::{net, process, sys};
+use towpath_loop::op;
 
 use crate::common::*;
 
@@ -297,6 +298,55 @@ pub fn d08_half_close() {
         (&a).write_all(b"still").unwrap();
         drop(a);
         assert_eq!(read_all(&b), b"still");
+    });
+}
+
+/// The loop's operations take streams as they are, and both become each other.
+pub fn d22_operations_of_the_loop() {
+    solo(|| {
+        let ((from, mut source), (to, mut sink)) = (half(), half());
+        // Passed on, without a copy of ours.
+        let (read, write) = op::pipe().wait().unwrap();
+        let passed = thread::spawn_local(move || {
+            let mut total = 0;
+            loop {
+                match op::splice(&from, &write, 1 << 16).wait().unwrap() {
+                    0 => return (total, from),
+                    n => total += op::splice(&read, &to, n).all(true).wait().unwrap(),
+                }
+            }
+        });
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            sink.read_to_end(&mut got).map(|_| got)
+        });
+        let data: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        let sent = data.clone();
+        let writer = std::thread::spawn(move || {
+            source.write_all(&sent).unwrap();
+            source.shutdown(Shutdown::Write).unwrap();
+            source
+        });
+        let (total, from) = passed.join().unwrap();
+        assert_eq!(total, data.len());
+        assert!(reader.join().unwrap().unwrap() == data);
+        let mut source = writer.join().unwrap();
+        // A file, and bytes by the loop's own names.
+        let file = op::open("/proc/self/exe").wait().unwrap();
+        assert_eq!(op::sendfile(&from, &file, 1000).all(true).wait().unwrap(), 1000);
+        source.read_exact(&mut [0; 1000]).unwrap();
+        // There and back, with an operation in flight that shares it.
+        let (stream, mut peer) = half();
+        stream.set_read_timeout(Some(ms(1))).unwrap();
+        let socket = towpath_loop::Socket::from(stream);
+        let stream = TcpStream::from(socket);
+        assert_eq!(stream.read_timeout().unwrap(), None);
+        let ticket = towpath_loop::Loop::current().unwrap().start(op::recv(&stream, vec![0; 8]));
+        let plain = std::net::TcpStream::from(stream);
+        peer.write_all(b"both").unwrap();
+        assert_eq!(ticket.take().unwrap().unwrap().0, 4);
+        drop(plain);
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
     });
 }
 

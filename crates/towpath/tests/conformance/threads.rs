@@ -264,6 +264,31 @@ pub fn park_and_unpark() {
     task.join().unwrap();
 }
 
+/// A cancelled task waits no more for the token, and tells so if asked; it has one that is there.
+pub fn park_of_a_cancelled_task() {
+    solo(|| {
+        let task = waiting(|| {
+            let ended = thread::try_park();
+            thread::park();
+            assert_canceled(thread::try_park());
+            thread::current().unpark();
+            thread::try_park().unwrap();
+            thread::park();
+            let me = thread::current();
+            towpath::shield(|| {
+                thread::spawn_local(move || me.unpark());
+                thread::try_park().unwrap();
+            });
+            ended
+        });
+        task.cancel();
+        assert_canceled(task.join().unwrap());
+        let task = waiting(thread::try_park);
+        task.thread().unpark();
+        task.join().unwrap().unwrap();
+    });
+}
+
 /// Jobs of the blocking pool: they run elsewhere, the worker goes on meanwhile, and panics come back.
 pub fn blocking_jobs() {
     solo(|| {
