@@ -131,6 +131,7 @@ unsafe fn link_flag(member: &Chained) -> Option<squeue::Flags> {
 ///
 /// # Safety
 /// What the request points to is valid.
+#[allow(clippy::unnecessary_cast, reason = "not the same type with every libc")]
 unsafe fn is_one_step(request: &Request) -> bool {
     let (vectors, count) = match *request {
         Request::Recv { len, .. } | Request::Send { len, .. } => return len <= TRANSFER_MAX,

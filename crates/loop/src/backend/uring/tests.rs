@@ -1,5 +1,6 @@
 //! The backend driven directly, against real sockets.
 
+mod chains;
 mod construction;
 mod outcomes;
 mod queues;
