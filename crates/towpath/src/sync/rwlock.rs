@@ -354,7 +354,25 @@ mod models {
         });
     }
 
-    /// As above, with a writer behind, and a reader that gives up.
+    /// It leaves nobody behind it waiting for those who read.
+    #[test]
+    fn loom_a_writer_that_gives_up_lets_readers_in() {
+        check(3, || {
+            let watched = Watched::new();
+            let guard = watched.lock.try_read().unwrap();
+            let quitter = spawn(&watched, |w| {
+                assert!(poll_once(Box::pin(w.lock.write_async()).as_mut()).is_pending());
+            });
+            let reader = spawn(&watched, |w| assert_eq!(w.read(), 0));
+            reader.join().unwrap();
+            quitter.join().unwrap();
+            assert!(watched.lock.try_read().is_ok());
+            drop(guard);
+            watched.rest();
+        });
+    }
+
+    /// A reader that gives up, with a writer behind.
     #[test]
     fn loom_a_reader_that_gives_up_holds_nobody_up() {
         check(3, || {
