@@ -1,8 +1,8 @@
 //! Synchronisation between tasks, plain threads and futures, in any mixture.
 //!
 //! [`Mutex`] and its kin have the names, signatures and documented behaviour of `std::sync`; what waits is the task, though,
-//! and the thread below it goes on with others. On a plain thread the same call blocks the thread, and each has a form for
-//! futures, whose name ends in `_async`, that any executor can poll. Waiting allocates nothing.
+//! and the thread below it goes on with others. On a plain thread the same call blocks the thread, and each wait has a form
+//! for futures, whose name ends in `_async`, that any executor can poll. Waiting allocates nothing.
 //!
 //! # Cancellation and time
 //!
