@@ -100,9 +100,11 @@ pub enum JobError {
 
 /// Runs `f`, which may block, on a thread of the process's pool; the outcome is what it returns.
 ///
-/// Cancelled while it is queued, it never runs; cancelled while it runs, it runs on and its result is dropped. The
-/// pool starts threads as needed, up to four for each CPU and at least 64, and keeps idle ones for 10 s. With 65 536 jobs in
-/// its queue, it refuses one more with `EAGAIN`.
+/// Cancelled while it is queued, it never runs; cancelled while it runs, it runs on and its result is dropped. A cancel
+/// takes effect with the loop's next tick: a job that is begun, and over, before that has its result.
+///
+/// The pool starts threads as needed, up to four for each CPU and at least 64, and keeps idle ones for 10 s. With 65 536 jobs
+/// in its queue, it refuses one more with `EAGAIN`.
 ///
 /// The same on every backend.
 pub fn blocking<F, T>(f: F) -> Blocking<F, T>

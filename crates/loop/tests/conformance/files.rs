@@ -1,6 +1,8 @@
 //! G, and what of C, E and O is about files.
 
 pub mod contents;
+pub mod failing;
+mod fuse;
 pub mod names;
 pub mod waiting;
 

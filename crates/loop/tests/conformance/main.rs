@@ -15,8 +15,10 @@ mod fallback;
 mod fds;
 mod files;
 mod groups;
+mod hostile;
 mod lifecycle;
 mod messages;
+mod pool;
 mod processes;
 mod sendfile;
 mod sockets;
@@ -174,6 +176,10 @@ const FILES: &[Test] = &[
     test!(files::contents::g04_all_of_it).busy(),
     test!(files::contents::g05_cursor_and_positions),
     test!(files::contents::g06_no_space),
+    test!(files::failing::g06_the_file_system_is_full),
+    test!(files::failing::g06_the_file_is_too_large),
+    test!(files::failing::g07_the_device_fails),
+    test!(files::failing::f07_a_close_that_fails),
     test!(files::contents::g09_large_requests).busy(),
     test!(files::contents::g10_direct),
     test!(files::names::g11_read_dir_while_entries_go).busy(),
@@ -217,6 +223,23 @@ const THREADS: &[Test] = &[
     test!(threads::i05_wake_from_signal_handler).busy().leaks(),
     test!(threads::i06_submit_during_shutdown).busy().seconds(10),
     test!(threads::i10_events_across_threads).busy().seconds(10),
+    test!(threads::l13_wakes_as_the_kernel_counts_them).busy(),
+];
+
+const POOL: &[Test] = &[
+    test!(pool::l19_threads_by_need).busy(),
+    // Slow, and the same whoever asks.
+    test!(pool::l19_the_queue_is_bounded).chooses().busy().seconds(30).memory_mib(64),
+    test!(pool::l19_idle_threads_end).chooses().seconds(30),
+    test!(pool::h09_no_threads_to_be_had).busy(),
+];
+
+const HOSTILE: &[Test] = &[
+    test!(hostile::f08_closed_behind_our_back),
+    // What the ring does is out of a filter's reach.
+    test!(hostile::h06_accepting_fails).on(&["epoll", "poll"]).built_in("it is about system calls"),
+    test!(hostile::o07_a_modest_ring).on(&["io_uring"]),
+    test!(hostile::o11_absurd_lengths),
 ];
 
 const FAIRNESS: &[Test] = &[
@@ -328,7 +351,7 @@ const STREAMS: &[Test] = &[
 fn main() -> ExitCode {
     let suite = [
         LIFECYCLE, TIMERS, CLOCKS, CONTRACT, BATCHES, GROUPS, SOCKETS, MESSAGES, FDS, FILES, STREAMS,
-        EXHAUSTION, THREADS, FAIRNESS, PROCESSES, FALLBACK,
+        EXHAUSTION, THREADS, POOL, HOSTILE, FAIRNESS, PROCESSES, FALLBACK,
     ]
     .concat();
     towpath_harness::main_with(&suite, &common::EXAMPLES)

@@ -229,6 +229,73 @@ pub fn i03_wakes_coalesce() {
     assert!(after.rings - before.rings <= after.ticks - before.ticks + 1, "{before:?} {after:?}");
 }
 
+/// L13: a loop that sleeps is woken by one system call, whoever sends and how much; one that runs, by none. As the kernel counts
+/// them: a wake is a write to an eventfd.
+pub fn l13_wakes_as_the_kernel_counts_them() {
+    /// How many times this thread has called `write(2)` or the like, successfully or not.
+    fn writes() -> u64 {
+        let Ok(text) = std::fs::read_to_string("/proc/thread-self/io") else {
+            towpath_harness::skip("this kernel does not count system calls")
+        };
+        let line = text.lines().find_map(|line| line.strip_prefix("syscw: ")).expect("a count of writes");
+        line.parse().expect("a number")
+    }
+    const THREADS: u64 = 4;
+    const POSTS: u64 = 1000;
+    /// Each thread posts and wakes: how many writes that took.
+    fn posted(remote: &Remote, seen: &Arc<AtomicU64>, ready: impl Fn() + Send + Sync) -> u64 {
+        std::thread::scope(|s| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    s.spawn(|| {
+                        ready();
+                        let before = writes();
+                        for _ in 0..POSTS {
+                            let seen = seen.clone();
+                            remote.run(move |_| _ = seen.fetch_add(1, Ordering::Release)).unwrap();
+                            remote.wake();
+                        }
+                        writes() - before
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        })
+    }
+    let loop_ = new_loop();
+    let (remote, seen) = (loop_.remote(), Arc::new(AtomicU64::new(0)));
+    // It runs: a callback waits for those who post.
+    let (to, from, count) = (remote.clone(), seen.clone(), Arc::new(AtomicU64::new(u64::MAX)));
+    let writes_seen = count.clone();
+    loop_.submit(op::next_tick(), move |_, _| {
+        writes_seen.store(posted(&to, &from, || ()), Ordering::Relaxed);
+    });
+    loop_.run().unwrap();
+    assert_eq!(count.load(Ordering::Relaxed), 0, "a running loop was woken");
+    loop_.run_until(|| seen.load(Ordering::Acquire) == THREADS * POSTS).unwrap();
+    let tid = sys::tid();
+    for round in 0..20 {
+        // It sleeps: one post costs one write.
+        seen.store(0, Ordering::Relaxed);
+        let (to, from) = (remote.clone(), seen.clone());
+        let thread = std::thread::spawn(move || {
+            sys::wait_until_asleep(tid);
+            let before = writes();
+            to.run(move |_| _ = from.fetch_add(1, Ordering::Release)).unwrap();
+            writes() - before
+        });
+        loop_.run_until(|| seen.load(Ordering::Acquire) == 1).unwrap();
+        assert_eq!(thread.join().unwrap(), 1, "round {round}");
+        // Many at once, from all sides: one for each sleep at most.
+        seen.store(0, Ordering::Relaxed);
+        let (before, to, from) = (loop_.stats(), remote.clone(), seen.clone());
+        let thread = std::thread::spawn(move || posted(&to, &from, || sys::wait_until_asleep(tid)));
+        loop_.run_until(|| seen.load(Ordering::Acquire) == THREADS * POSTS).unwrap();
+        let (wrote, after) = (thread.join().unwrap(), loop_.stats());
+        assert!(wrote >= 1 && wrote <= after.ticks - before.ticks + 1, "{wrote} of {before:?} {after:?}");
+    }
+}
+
 /// I4: bare wakes against the moment at which the loop goes to sleep.
 pub fn i04_wake_races_sleep() {
     let rounds = scaled(10_000_000) / 4;
