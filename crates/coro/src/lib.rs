@@ -60,4 +60,5 @@ mod stack;
 
 pub use coroutine::{Coroutine, Panic, State, Yielder};
 pub use pool::{Config, StackPool, Stats, Usage};
+pub use registry::stack_around;
 pub use stack::{DEFAULT_GUARD_SIZE, DEFAULT_STACK_SIZE, MIN_STACK_SIZE, Stack};

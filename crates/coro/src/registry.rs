@@ -5,6 +5,7 @@
 //! by which a reader tells a torn entry from a whole one. An entry that is being changed belongs to a slab that is just
 //! coming or going: nothing can be running on it, so that a reader may skip it.
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
@@ -98,6 +99,11 @@ impl Entry {
 
     /// The stack whose guard `address` lies in, if it is in this slab.
     fn find(&self, address: usize) -> Option<Hit> {
+        self.slot(address).filter(|hit| address < hit.base - hit.size)
+    }
+
+    /// The stack in whose slot `address` lies, guard and all, if it is in this slab.
+    fn slot(&self, address: usize) -> Option<Hit> {
         let sequence = self.sequence.load(Ordering::Acquire);
         let start = self.start.load(Ordering::Relaxed);
         let slots = self.slots.load(Ordering::Relaxed);
@@ -110,7 +116,7 @@ impl Entry {
         }
         let offset = address.checked_sub(start)?;
         let index = offset / layout.slot();
-        if index >= slots || offset % layout.slot() >= layout.guard {
+        if index >= slots {
             return None;
         }
         let bottom = start + index * layout.slot();
@@ -118,7 +124,7 @@ impl Entry {
     }
 }
 
-/// A stack whose guard was touched.
+/// A stack, as found by an address.
 #[derive(Debug)]
 pub(crate) struct Hit {
     /// Lowest address of the guard.
@@ -172,10 +178,33 @@ impl Drop for Registration {
 
 /// The stack whose guard `address` lies in. Async-signal-safe: atomic loads only.
 pub(crate) fn find(address: usize) -> Option<Hit> {
+    search(|entry| entry.find(address))
+}
+
+/// The usable part of the stack that `address` lies in: from its lowest address to one past its highest. Of any coroutine of
+/// this process; `None` for all other addresses, guards among them.
+///
+/// Async-signal-safe: a signal handler may ask for the stack that it has interrupted. The answer holds for as long as the
+/// stack is there, which that one is.
+///
+/// ```
+/// let stack = towpath_coro::Stack::new(64 * 1024)?;
+/// let found = towpath_coro::stack_around(stack.limit() + 100).unwrap();
+/// assert_eq!(found, stack.limit()..stack.base());
+/// assert_eq!(towpath_coro::stack_around(stack.limit() - 1), None);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn stack_around(address: usize) -> Option<Range<usize>> {
+    let hit = search(|entry| entry.slot(address))?;
+    let limit = hit.base - hit.size;
+    (address >= limit).then_some(limit..hit.base)
+}
+
+fn search(mut look: impl FnMut(&Entry) -> Option<Hit>) -> Option<Hit> {
     let mut next: *const Chunk = CHUNKS.load(Ordering::Acquire);
     // SAFETY: chunks are leaked before they are linked, and never freed or changed but through atomics.
     while let Some(chunk) = unsafe { next.as_ref() } {
-        if let Some(hit) = chunk.entries.iter().find_map(|entry| entry.find(address)) {
+        if let Some(hit) = chunk.entries.iter().find_map(&mut look) {
             return Some(hit);
         }
         next = chunk.next;

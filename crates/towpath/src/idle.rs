@@ -37,6 +37,11 @@ impl Idle {
         self.0.fetch_and(!(1 << index), Ordering::Relaxed);
     }
 
+    /// Whether that many workers sleep, or are about to.
+    pub(crate) fn sleepers(&self) -> usize {
+        self.0.load(Ordering::Relaxed).count_ones() as usize
+    }
+
     /// There is something new to do: the worker for the caller to wake, if any sleeps. `preferred` if that one does.
     /// No two callers are given the same sleep of a worker.
     pub(crate) fn pick(&self, preferred: usize) -> Option<usize> {

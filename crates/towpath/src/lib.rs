@@ -38,16 +38,20 @@ mod join;
 mod mail;
 mod metrics;
 pub mod net;
+mod probe;
 mod runtime;
 pub mod select;
 mod signals;
+mod sigquit;
 mod std_or_loom;
 mod steal;
 pub mod sync;
 mod task;
 pub mod thread;
 pub mod time;
+mod trace;
 mod wait;
+mod warning;
 mod watchdog;
 mod why;
 mod worker;
@@ -60,6 +64,7 @@ pub use metrics::Metrics;
 pub use runtime::{Builder, Handle, Runtime};
 pub use thread::blocking;
 pub use towpath_loop::{BackendKind, Instant, is_canceled};
+pub use warning::{Deadlock, Leftover, Stall, Warning};
 
 /// What joining a task that was cancelled before it started, or refused by a runtime at its end, gives in place of a
 /// panic's payload.

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::ops::Add;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use towpath_loop::Stats;
 
@@ -17,6 +17,8 @@ pub(crate) struct Counters {
     switches: AtomicU64,
     /// The id of the task that runs, 0 if none does.
     running: AtomicU64,
+    /// The thread that is the worker, 0 if none is.
+    thread: AtomicI32,
     ticks: AtomicU64,
     syscalls: AtomicU64,
     operations: AtomicU64,
@@ -79,6 +81,19 @@ impl Counters {
     /// The worker looks after its loop. Not said between two tasks: that takes no time.
     pub(crate) fn no_task_runs(&self) {
         self.running.store(0, Ordering::Relaxed);
+    }
+
+    /// Which thread is the worker now.
+    pub(crate) fn set_thread(&self, thread: i32) {
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    pub(crate) fn thread(&self) -> i32 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// The task that runs, and the number of its turn among all turns of the worker.

@@ -4,7 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Add;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -12,11 +12,13 @@ use std::time::Duration;
 use towpath_loop::{BackendKind, Loop};
 
 use crate::context;
-use crate::dump::{self, Dump};
+use crate::dump::{self, Dump, Part};
 use crate::idle::{Idle, WORKERS_MAX};
 use crate::mail::Mailbox;
 use crate::metrics::{Counters, Metrics};
+use crate::sigquit::Watch;
 use crate::task::{Options, TaskRef};
+use crate::warning::{self, Hook, Leftover, Warning};
 use crate::watchdog::{Watchdog, Watched};
 use crate::worker::Worker;
 
@@ -33,6 +35,11 @@ pub(crate) struct Shared {
     shutting_down: AtomicBool,
     pub(crate) backend: &'static str,
     stealing_paused: AtomicUsize,
+    /// Which of the process's runtimes it is, for dumps.
+    pub(crate) number: AtomicUsize,
+    pub(crate) hook: Hook,
+    /// How long tasks have to end, in nanoseconds.
+    shutdown_limit: AtomicU64,
 }
 
 /// Beyond this no machine has room for more than a few.
@@ -117,6 +124,20 @@ impl Shared {
         Resume(&self.stealing_paused)
     }
 
+    /// Whether only other threads can make anything happen here, as far as can be seen from outside: all workers sleep, nothing
+    /// is queued or in flight, and there are tasks.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let live = || self.mailboxes.iter().any(|mailbox| mailbox.live.load(Ordering::Relaxed) > 0);
+        self.idle.sleepers() == self.mailboxes.len()
+            && self.counters.iter().all(|counters| counters.in_flight() == 0)
+            && self.mailboxes.iter().all(|mailbox| mailbox.unstarted() == 0)
+            && live()
+    }
+
+    fn shutdown_limit(&self) -> Duration {
+        Duration::from_nanos(self.shutdown_limit.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn may_steal(&self) -> bool {
         self.stealing_paused.load(Ordering::Acquire) == 0
     }
@@ -140,6 +161,8 @@ pub struct Builder {
     stack_size: usize,
     shutdown_limit: Duration,
     watchdog: Option<Duration>,
+    dump_on_sigquit: bool,
+    hook: Hook,
     loop_config: towpath_loop::Config,
 }
 
@@ -165,17 +188,51 @@ impl Builder {
     }
 
     /// How long dropping the runtime waits for cancelled tasks to end, 10 s by default. What has not ended then is
-    /// named on stderr and leaked.
+    /// named on stderr, with what it does and where, and leaked. See also [`Runtime::shutdown`].
     pub fn shutdown_limit(mut self, limit: Duration) -> Builder {
         self.shutdown_limit = limit;
         self
     }
 
-    /// Watches over the workers: a task that neither waits nor yields for `threshold` is named on stderr, once each
-    /// time, and counted by [`Metrics::stalls`]. Off by default. It takes a thread, which looks at the workers four
-    /// times per `threshold` (at most once per millisecond).
+    /// Watches over the workers. A task that neither waits nor yields for `threshold` is a [`Stall`](crate::Stall): told once
+    /// each time, with its backtrace, and counted by [`Metrics::stalls`]. If all tasks wait for so long and nothing is in
+    /// flight, that is a [`Deadlock`](crate::Deadlock), unless other threads end it: told once.
+    ///
+    /// Told to [`on_warning`](Builder::on_warning), or else on stderr. Off by default. It takes a thread, which looks at the
+    /// workers four times per `threshold` (at most once per millisecond). To find out where a task is that runs, its thread is
+    /// sent a signal, `SIGRTMAX - 1`, unless the program has a handler for that.
     pub fn watchdog(mut self, threshold: Duration) -> Builder {
         self.watchdog = Some(threshold);
+        self
+    }
+
+    /// Tells `hook` what the [watchdog](Builder::watchdog) finds, in place of stderr. It is called on the watchdog's thread; what
+    /// it does there for long keeps the watchdog from looking. If it panics, that is all.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use std::time::Duration;
+    ///
+    /// let (tell, told) = mpsc::channel();
+    /// let builder = towpath::Runtime::builder().workers(1).watchdog(Duration::from_millis(20));
+    /// let builder = builder.on_warning(move |warning| tell.send(warning.to_string()).unwrap());
+    /// # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
+    /// let runtime = unsafe { builder.build() }?;
+    /// // A blocking wait, where a task's own was meant.
+    /// let warning = runtime.run(|| told.recv().unwrap());
+    /// assert!(warning.contains("(main) has held worker 0"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn on_warning(mut self, hook: impl Fn(&Warning) + Send + Sync + 'static) -> Builder {
+        self.hook = Hook(Some(Arc::new(hook)));
+        self
+    }
+
+    /// Prints a [dump](crate::dump::dump()) of the runtime's tasks on stderr whenever the process gets a `SIGQUIT` (from
+    /// `kill -QUIT`, or Ctrl-\\ at a terminal), and goes on. Off by default: then the signal ends the process, as it does by
+    /// default. It takes a thread. A handler that the program had for the signal runs as well.
+    pub fn dump_on_sigquit(mut self, on: bool) -> Builder {
+        self.dump_on_sigquit = on;
         self
     }
 
@@ -218,10 +275,9 @@ impl Builder {
             let (ready, is_ready) = mpsc::channel();
             let (start, started) = mpsc::channel();
             let config = self.loop_config.clone();
-            let limit = self.shutdown_limit;
             let builder = thread::Builder::new().name(format!("towpath-worker-{index}"));
             // If anything fails below, dropping `start` ends the threads begun so far.
-            threads.push(builder.spawn(move || work(index, &config, limit, &ready, &started))?);
+            threads.push(builder.spawn(move || work(index, &config, &ready, &started))?);
             let remote = is_ready.recv().map_err(io::Error::other)??;
             mailboxes.push(Arc::new(Mailbox::new(remote, shared)));
             starts.push(start);
@@ -236,6 +292,9 @@ impl Builder {
             shutting_down: AtomicBool::new(false),
             backend,
             stealing_paused: AtomicUsize::new(0),
+            number: AtomicUsize::new(0),
+            hook: self.hook.clone(),
+            shutdown_limit: AtomicU64::new(nanos(self.shutdown_limit)),
         });
         dump::register(&shared);
         let watchdog = match (&shared.watched, self.watchdog) {
@@ -244,40 +303,43 @@ impl Builder {
             }
             _ => None,
         };
+        let sigquit = match self.dump_on_sigquit {
+            true => Some(Watch::start(shared.clone(), self.loop_config)?),
+            false => None,
+        };
         let worker = Worker::new(0, shared.clone(), loop_)?;
         for start in starts {
             // A thread that has gone already shows when it is joined.
             let _ = start.send(shared.clone());
         }
-        let limit = self.shutdown_limit;
-        Ok(Runtime { worker, threads, limit, shared, _watchdog: watchdog, _here: PhantomData })
+        let (_watchdog, _sigquit) = (watchdog, sigquit);
+        Ok(Runtime { worker, threads, ended: false, shared, _watchdog, _sigquit, _here: PhantomData })
     }
 }
 
-/// The life of a worker's thread. Returns the labels of the tasks that would not end.
+/// The life of a worker's thread. Returns the tasks that would not end.
 fn work(
     index: usize,
     config: &towpath_loop::Config,
-    limit: Duration,
     ready: &mpsc::Sender<io::Result<towpath_loop::Remote>>,
     started: &mpsc::Receiver<Arc<Shared>>,
-) -> Vec<String> {
+) -> Option<Part> {
     let loop_ = match config.build() {
         Ok(loop_) => loop_,
         Err(error) => {
             let _ = ready.send(Err(error));
-            return Vec::new();
+            return None;
         }
     };
     let _ = ready.send(Ok(loop_.remote()));
     // The builder failed elsewhere.
-    let Ok(shared) = started.recv() else { return Vec::new() };
+    let shared = started.recv().ok()?;
     let worker = Worker::new(index, shared, loop_).expect("a stack pool that reserves nothing yet");
     with_worker(&worker, || {
         if let Err(error) = worker.run(|| worker.shared.is_shutting_down()) {
             eprintln!("towpath: worker {index} cannot wait for events any more: {error}");
         }
-        end(&worker, limit)
+        end(&worker)
     })
 }
 
@@ -293,14 +355,17 @@ fn with_worker<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
         }
     }
     let _restore = Restore(worker.loop_.make_current());
-    context::enter(worker, f)
+    worker.counters.set_thread(rustix::thread::gettid().as_raw_nonzero().get());
+    let result = context::enter(worker, f);
+    worker.counters.set_thread(0);
+    result
 }
 
 /// Ends a worker: its tasks, then what its loop has in flight. No thread ends with the kernel still writing.
-fn end(worker: &Worker, limit: Duration) -> Vec<String> {
-    let labels = worker.shut_down(limit);
+fn end(worker: &Worker) -> Option<Part> {
+    let left = worker.shut_down(worker.shared.shutdown_limit());
     worker.loop_.close();
-    labels
+    left
 }
 
 /// A number of workers that run tasks, each with an event loop.
@@ -346,11 +411,12 @@ fn end(worker: &Worker, limit: Duration) -> Vec<String> {
 /// ```
 pub struct Runtime {
     worker: Worker,
-    threads: Vec<JoinHandle<Vec<String>>>,
-    limit: Duration,
+    threads: Vec<JoinHandle<Option<Part>>>,
+    ended: bool,
     shared: Arc<Shared>,
     /// Goes last: it watches while the others end.
     _watchdog: Option<Watchdog>,
+    _sigquit: Option<Watch>,
     /// Worker 0 and its loop belong to this thread.
     _here: PhantomData<*mut ()>,
 }
@@ -375,6 +441,8 @@ impl Runtime {
             stack_size: towpath_coro::DEFAULT_STACK_SIZE,
             shutdown_limit: Duration::from_secs(10),
             watchdog: None,
+            dump_on_sigquit: false,
+            hook: Hook::default(),
             loop_config: towpath_loop::Config::new(),
         }
     }
@@ -412,6 +480,56 @@ impl Runtime {
         }
     }
 
+    /// Ends the runtime as dropping it does, but waits for `limit` instead of
+    /// [`shutdown_limit`](Builder::shutdown_limit), and returns what has not ended instead of printing it.
+    ///
+    /// Every task is cancelled: its waits fail, until it has found its way out. Tasks that have not started never do. A task
+    /// that waits for nothing, or ignores the errors of its waits, does not end.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use towpath::thread;
+    ///
+    /// # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
+    /// let runtime = unsafe { towpath::Runtime::builder().workers(1).build() }?;
+    /// runtime.run(|| {
+    ///     thread::spawn(|| towpath::shield(thread::park));
+    ///     thread::yield_now();
+    /// });
+    /// let leftover = runtime.shutdown(Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(leftover.tasks.len(), 1);
+    /// assert_eq!(leftover.tasks[0].state.to_string(), "waiting for unpark");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The tasks that had not ended after `limit`, with what they did then, and where. They are leaked with their stacks; what
+    /// they have lent to the kernel has been taken back.
+    pub fn shutdown(mut self, limit: Duration) -> Result<(), Leftover> {
+        self.shared.shutdown_limit.store(nanos(limit), Ordering::Relaxed);
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Leftover> {
+        self.ended = true;
+        self.shared.shutting_down.store(true, Ordering::Release);
+        for mailbox in &self.shared.mailboxes {
+            mailbox.remote.wake();
+        }
+        let mut left = Vec::from_iter(with_worker(&self.worker, || end(&self.worker)));
+        let mut lost_workers = 0;
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(part) => left.extend(part),
+                Err(_) => lost_workers += 1,
+            }
+        }
+        if left.is_empty() && lost_workers == 0 {
+            return Ok(());
+        }
+        Err(Leftover { tasks: dump::names_of(left), lost_workers })
+    }
+
     /// [`Handle::metrics`].
     pub fn metrics(&self) -> Metrics {
         self.handle().metrics()
@@ -425,26 +543,16 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        self.shared.shutting_down.store(true, Ordering::Release);
-        for mailbox in &self.shared.mailboxes {
-            mailbox.remote.wake();
-        }
-        let mut left = with_worker(&self.worker, || end(&self.worker, self.limit));
-        for thread in self.threads.drain(..) {
-            left.extend(thread.join().unwrap_or_else(|_| vec!["a worker that panicked".into()]));
-        }
-        if !left.is_empty() {
-            /// More than these nobody reads.
-            const NAMED: usize = 20;
-            let more = left.len().saturating_sub(NAMED);
-            eprintln!(
-                "towpath: {} tasks did not end when they were cancelled: {}{}",
-                left.len(),
-                left[..left.len() - more].join(", "),
-                if more > 0 { format!(" and {more} more") } else { String::new() }
-            );
+        if !self.ended
+            && let Err(leftover) = self.end()
+        {
+            warning::say(&leftover);
         }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl std::fmt::Debug for Runtime {

@@ -31,6 +31,7 @@ use crate::context;
 use crate::join::JoinCell;
 use crate::signals::Signals;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
+use crate::trace;
 use crate::why::Why;
 use crate::worker::{self, Mailbox};
 
@@ -153,6 +154,7 @@ impl<F: FnOnce() -> T, T> Typed<F, T> {
             let stage = Self::stage(header);
             let closure = ManuallyDrop::take(&mut (*stage).closure);
             let result = catch_unwind(AssertUnwindSafe(closure));
+            trace::ended(header.as_ref(), result.as_ref().err());
             ptr::write(stage, Stage { result: ManuallyDrop::new(result) });
         }
         finish(header);

@@ -1,7 +1,11 @@
-//! The watchdog: names tasks that hold their worker for long.
+//! The watchdog: names tasks that hold their worker for long, and tells when nothing can happen any more.
 //!
 //! A worker says which task it runs, and how often it has switched, in two words that nobody waits for. A thread looks
 //! at them a few times per threshold: the same task at the same count is one that neither waited nor yielded meanwhile.
+//! Only then is the worker's thread asked where it is (`probe.rs`).
+//!
+//! If all workers sleep, nothing is queued and nothing is in flight, only other threads can wake a task. If that stays so
+//! over a threshold, it is told, once: many programs have such threads, and then it means nothing.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::dump;
+use crate::probe;
 use crate::runtime::Shared;
+use crate::thread::ThreadId;
+use crate::warning::{Deadlock, Stall, Warning};
 
 /// What the watchdog and the workers share.
 #[derive(Default)]
@@ -30,9 +38,8 @@ impl Watched {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&task);
     }
 
-    fn label(&self, task: u64) -> String {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.get(&task).map_or_else(|| format!("task {task}"), |name| format!("task {task} ({name})"))
+    pub(crate) fn name(&self, task: u64) -> Option<Box<str>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&task).cloned()
     }
 }
 
@@ -64,7 +71,6 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It panics only where stderr does.
             let _ = thread.join();
         }
     }
@@ -82,21 +88,56 @@ struct Seen {
 fn watch(shared: &Shared, watched: &Watched, threshold: Duration, stopped: &mpsc::Receiver<()>) {
     let nothing = Seen { task: 0, switches: 0, since: Instant::now(), told: false };
     let mut workers = vec![nothing; shared.counters.len()];
+    let mut quiet = Quiet { switches: 0, since: None, told: false };
     let pause = (threshold / 4).max(Duration::from_millis(1));
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        for (index, (seen, counters)) in workers.iter_mut().zip(&shared.counters).enumerate() {
+        for (worker, (seen, counters)) in workers.iter_mut().zip(&shared.counters).enumerate() {
             let (task, switches) = counters.running();
             if task == 0 || (task, switches) != (seen.task, seen.switches) {
                 *seen = Seen { task, switches, since: Instant::now(), told: false };
             } else if !seen.told && seen.since.elapsed() >= threshold {
                 seen.told = true;
+                let addresses = probe::addresses(counters.thread());
+                // If it has gone on meanwhile, they may be another task's.
+                let addresses = addresses.filter(|_| counters.running() == (task, switches));
+                let stall = Stall {
+                    task: ThreadId::of(task),
+                    name: watched.name(task),
+                    worker,
+                    held: threshold,
+                    backtrace: addresses.map(|addresses| dump::resolve(&addresses)),
+                };
+                shared.hook.tell(&Warning::Stall(stall));
                 watched.stalls.fetch_add(1, Ordering::Relaxed);
-                eprintln!(
-                    "towpath: {} has held worker {index} for {threshold:?} and more, so that nothing else runs there: \
-                     what blocks or computes for long belongs into `towpath::blocking`",
-                    watched.label(task)
-                );
             }
         }
+        if quiet.is_over(shared, threshold) {
+            shared.hook.tell(&Warning::Deadlock(Deadlock { dump: dump::of_runtime(shared) }));
+        }
+    }
+}
+
+/// For how long nothing can have happened.
+struct Quiet {
+    switches: u64,
+    since: Option<Instant>,
+    told: bool,
+}
+
+impl Quiet {
+    /// Whether nothing can happen, and did not for long; said once.
+    fn is_over(&mut self, shared: &Shared, threshold: Duration) -> bool {
+        if self.told || !shared.is_stuck() {
+            self.since = None;
+            return false;
+        }
+        let switches = shared.counters.iter().map(|counters| counters.running().1).sum();
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if std::mem::replace(&mut self.switches, switches) != switches {
+            self.since = Some(Instant::now());
+        } else if since.elapsed() >= threshold {
+            self.told = true;
+        }
+        self.told
     }
 }

@@ -26,10 +26,12 @@ use towpath_loop::{Instant, Loop, prefetch};
 
 use crate::cells::Cells;
 use crate::context;
+use crate::dump::{Part, Place};
 pub(crate) use crate::mail::Mailbox;
 use crate::metrics::{Counters, Tally, count};
 use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
+use crate::trace;
 
 /// Operations that a task may complete without waiting before others get their turn.
 const INLINE_BUDGET: u32 = 128;
@@ -69,7 +71,7 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) mailbox: Arc<Mailbox>,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
     tally: Tally,
     pub(crate) loop_: Loop,
     pub(crate) cells: Cells,
@@ -456,6 +458,7 @@ impl Worker {
         };
         task.settle(self.home());
         count(&self.tally.started);
+        trace::started(&task, self.index);
         let body = task.as_ptr();
         let mut coroutine = Coroutine::new(stack, move |yielder, ()| {
             // SAFETY: `live` keeps the task until its coroutine has finished. Started once, here, where it is to live.
@@ -574,11 +577,11 @@ impl Worker {
         }
     }
 
-    /// Ends all that lives here: cancels it, runs it to its end, at most for `limit`. Returns the labels of what would
-    /// not end; that is leaked, with its stacks.
+    /// Ends all that lives here: cancels it, runs it to its end, at most for `limit`. Returns what would not end, if anything;
+    /// that is leaked, with its stacks.
     ///
     /// While this thread unwinds nothing is run: tasks would find `thread::panicking()` true. All is leaked then.
-    pub(crate) fn shut_down(&self, limit: Duration) -> Vec<String> {
+    pub(crate) fn shut_down(&self, limit: Duration) -> Option<Part> {
         let limit = self.loop_.clock() + limit;
         // From here on nothing is started: what is queued is refused, and so is what comes.
         self.closed.set(true);
@@ -603,8 +606,10 @@ impl Worker {
                 let _ = self.wait(Some(wait));
             }
         }
+        let number = self.shared.number.load(Ordering::Relaxed);
+        let place = Place { runtime: number, worker: self.index };
+        let seen = (!self.live.borrow().is_empty()).then(|| self.describe(place));
         let left = std::mem::take(&mut *self.live.borrow_mut());
-        let labels = left.iter().map(|task| task.label()).collect();
         for task in left {
             // Whoever wakes it from now on wakes nobody. The reference goes with the stack: leaked.
             task.local.finished.set(true);
@@ -623,7 +628,7 @@ impl Worker {
             }
         }
         self.publish();
-        labels
+        seen
     }
 }
 

@@ -11,6 +11,8 @@ use super::backtrace::{Names, capture};
 use super::{Backtrace, Dump, Found, Place, State, Task, Wait, Which};
 use crate::cancel::Alarm;
 use crate::context;
+use crate::metrics::Counters;
+use crate::probe;
 use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
 use crate::thread::{ThreadId, blocking};
@@ -28,7 +30,9 @@ pub(crate) fn register(runtime: &Arc<Shared>) {
     let mut runtimes = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
     runtimes.retain(|(_, runtime)| runtime.strong_count() > 0);
     let free = (0..).find(|number| runtimes.iter().all(|(taken, _)| taken != number));
-    runtimes.push((free.expect("numbers enough"), Arc::downgrade(runtime)));
+    let free = free.expect("numbers enough");
+    runtime.number.store(free, Ordering::Relaxed);
+    runtimes.push((free, Arc::downgrade(runtime)));
 }
 
 fn runtimes() -> Vec<(usize, Arc<Shared>)> {
@@ -51,7 +55,7 @@ pub(crate) fn of_runtime(runtime: &Shared) -> Dump {
 struct Seen {
     id: u64,
     name: Option<Box<str>>,
-    spawned_at: &'static std::panic::Location<'static>,
+    spawned_at: Option<&'static std::panic::Location<'static>>,
     state: State,
     idle: Duration,
     canceled: bool,
@@ -60,7 +64,7 @@ struct Seen {
 }
 
 /// What a worker has answered.
-struct Part {
+pub(crate) struct Part {
     place: Place,
     tasks: Vec<Seen>,
     addresses: Vec<usize>,
@@ -77,8 +81,9 @@ struct Question {
 impl Question {
     fn answer(&self, part: Part) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
-        self.left.fetch_sub(1, Ordering::AcqRel);
-        self.asker.wake();
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.asker.wake();
+        }
     }
 }
 
@@ -107,18 +112,21 @@ fn collect(runtimes: &[(usize, Arc<Shared>)]) -> Dump {
         })
     });
     let workers: Vec<_> = workers.collect();
+    let held: Vec<_> = runtimes.iter().flat_map(|(_, runtime)| held(runtime, &workers)).collect();
     // Names are looked for elsewhere: that takes time, and more stack than a task may have. It is not cut short, and
     // where no thread can be had the rest of the dump is worth having all the same.
-    let tasks = Arc::new(Mutex::new(parts));
+    let parts = Arc::new(Mutex::new(parts));
+    let take =
+        |parts: &Mutex<Vec<Part>>| std::mem::take(&mut *parts.lock().unwrap_or_else(PoisonError::into_inner));
     let named = crate::shield(|| {
-        let tasks = tasks.clone();
+        let parts = parts.clone();
         blocking(move || {
-            finish(std::mem::take(&mut *tasks.lock().unwrap_or_else(PoisonError::into_inner)), true)
+            let mut parts = take(&parts);
+            parts.extend(held.into_iter().map(Held::look));
+            finish(parts, true)
         })
     });
-    let tasks = named.unwrap_or_else(|_| {
-        finish(std::mem::take(&mut *tasks.lock().unwrap_or_else(PoisonError::into_inner)), false)
-    });
+    let tasks = named.unwrap_or_else(|_| finish(take(&parts), false));
     Dump { workers, tasks, took: begun.elapsed() }
 }
 
@@ -161,6 +169,60 @@ fn describe(runtime: &Shared, place: Place, answered: bool) -> super::Worker {
     super::Worker { place, backend: runtime.backend, tasks, in_flight, found }
 }
 
+/// A task that holds its worker.
+struct Held {
+    task: u64,
+    switches: u64,
+    name: Option<Box<str>>,
+    place: Place,
+    counters: Arc<Counters>,
+}
+
+/// The tasks of a runtime for which its workers have not answered.
+fn held(runtime: &Shared, workers: &[super::Worker]) -> Vec<Held> {
+    let number = runtime.number.load(Ordering::Relaxed);
+    let held = workers.iter().filter(|worker| worker.place.runtime == number).filter_map(|worker| {
+        let counters = &runtime.counters[worker.place.worker];
+        let (task, switches) = counters.running();
+        let name = runtime.watched.as_ref().and_then(|watched| watched.name(task));
+        let held = Held { task, switches, name, place: worker.place, counters: counters.clone() };
+        (worker.found == Found::Busy(ThreadId::of(task))).then_some(held)
+    });
+    held.collect()
+}
+
+impl Held {
+    /// Where it is, if that can be told.
+    fn look(self) -> Part {
+        let Held { task, switches, name, place, counters } = self;
+        let addresses = probe::addresses(counters.thread()).unwrap_or_default();
+        // Otherwise it has gone on, and the addresses are somebody else's.
+        let addresses = if counters.running() == (task, switches) { addresses } else { Vec::new() };
+        let seen = Seen {
+            id: task,
+            name,
+            spawned_at: None,
+            state: State::Running,
+            idle: Duration::ZERO,
+            canceled: false,
+            addresses: 0..addresses.len(),
+        };
+        Part { place, tasks: vec![seen], addresses }
+    }
+}
+
+/// The tasks that workers have described, with names for where they stand.
+pub(crate) fn names_of(parts: Vec<Part>) -> Vec<Task> {
+    finish(parts, true)
+}
+
+/// A backtrace of these addresses, with names.
+pub(crate) fn resolve(addresses: &[usize]) -> Arc<Backtrace> {
+    let backtrace = Names::new(true).resolve(addresses);
+    ::backtrace::clear_symbol_cache();
+    backtrace
+}
+
 /// Gives the backtraces names, each that occurs once, and puts the tasks into order.
 fn finish(parts: Vec<Part>, named: bool) -> Vec<Task> {
     let mut names = Names::new(named);
@@ -195,7 +257,7 @@ fn finish(parts: Vec<Part>, named: bool) -> Vec<Task> {
 
 impl Worker {
     /// What its tasks do. Called on its thread, between two tasks or in a task that ticks the loop by hand.
-    fn describe(&self, place: Place) -> Part {
+    pub(crate) fn describe(&self, place: Place) -> Part {
         let now = self.loop_.clock();
         let mut operations: HashMap<*const (), InFlight> = HashMap::new();
         self.loop_.inspect(|operation| {
@@ -261,7 +323,7 @@ impl Seen {
         Seen {
             id: task.id,
             name: task.name().map(Box::from),
-            spawned_at: task.site,
+            spawned_at: Some(task.site),
             state,
             idle: Duration::ZERO,
             canceled: task.is_canceled(),

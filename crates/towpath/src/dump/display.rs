@@ -15,26 +15,31 @@ impl Display for Dump {
         for worker in &self.workers {
             writeln!(f, "{worker}")?;
         }
-        // Those that do the same at the same place together, as that is what one looks for among thousands.
-        let mut alike: HashMap<_, Vec<&Task>> = HashMap::new();
-        self.tasks.iter().for_each(|task| alike.entry(task.likeness()).or_default().push(task));
-        let mut alike: Vec<_> = alike.into_values().collect();
-        alike.sort_by_key(|tasks| tasks[0].id.number());
-        for alike in alike {
-            writeln!(f)?;
-            const NAMED: usize = 4;
-            for task in alike.iter().take(NAMED) {
-                writeln!(f, "{task}")?;
-            }
-            if alike.len() > NAMED {
-                writeln!(f, "and {} more tasks at the same place", alike.len() - NAMED)?;
-            }
-            if let Some(backtrace) = &alike[0].backtrace {
-                backtrace.fmt(f)?;
-            }
-        }
-        Ok(())
+        write_tasks(f, &self.tasks)
     }
+}
+
+/// Writes the tasks out, each group behind an empty line: those that do the same at the same place together, as that is what
+/// one looks for among thousands.
+pub(crate) fn write_tasks(f: &mut Formatter<'_>, tasks: &[Task]) -> fmt::Result {
+    let mut alike: HashMap<_, Vec<&Task>> = HashMap::new();
+    tasks.iter().for_each(|task| alike.entry(task.likeness()).or_default().push(task));
+    let mut alike: Vec<_> = alike.into_values().collect();
+    alike.sort_by_key(|tasks| tasks[0].id.number());
+    for alike in alike {
+        writeln!(f)?;
+        const NAMED: usize = 4;
+        for task in alike.iter().take(NAMED) {
+            writeln!(f, "{task}")?;
+        }
+        if alike.len() > NAMED {
+            writeln!(f, "and {} more tasks at the same place", alike.len() - NAMED)?;
+        }
+        if let Some(backtrace) = &alike[0].backtrace {
+            backtrace.fmt(f)?;
+        }
+    }
+    Ok(())
 }
 
 impl Task {
@@ -61,7 +66,10 @@ impl Display for Task {
         if self.canceled {
             f.write_str(", cancelled")?;
         }
-        write!(f, "; spawned at {}", self.spawned_at)
+        match self.spawned_at {
+            Some(place) => write!(f, "; spawned at {place}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -29,8 +29,9 @@
 //! A task that lives from the beginning of a dump to its end is in it once: started tasks do not move, and those that have
 //! not started are not stolen meanwhile.
 //!
-//! A worker that does not answer in a second, because a task holds it, is shown as busy, with the task that runs, if it can be
-//! told which, and the number of tasks that it has; what the others do cannot be read without it.
+//! A worker that does not answer in a second, because a task holds it, is shown as busy, with the task that runs, where that
+//! is (as the [watchdog](crate::Stall::backtrace) finds out), and the number of tasks that it has. What the others do cannot be
+//! read without it.
 
 mod backtrace;
 mod collect;
@@ -42,8 +43,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use backtrace::{Backtrace, Frame};
-pub(crate) use collect::of_runtime;
-pub(crate) use collect::{answer, register};
+pub(crate) use collect::{Part, answer, names_of, of_runtime, register, resolve};
+pub(crate) use display::write_tasks;
 
 use crate::thread::ThreadId;
 
@@ -118,8 +119,8 @@ pub struct Task {
     pub id: ThreadId,
     /// Its name, if it has one.
     pub name: Option<Box<str>>,
-    /// Where it was spawned.
-    pub spawned_at: &'static Location<'static>,
+    /// Where it was spawned. `None` of one that runs on a worker that has not answered.
+    pub spawned_at: Option<&'static Location<'static>>,
     /// The worker that it lives on, or will start on unless another one takes it.
     pub place: Place,
     /// What it does.
@@ -128,8 +129,8 @@ pub struct Task {
     pub idle: Duration,
     /// Whether it has been cancelled.
     pub canceled: bool,
-    /// Where it stands, innermost frame first. `None` if it has not started, or runs. Tasks that stand at the same place share
-    /// it.
+    /// Where it stands, innermost frame first. `None` if it has not started, or runs and cannot be asked. Tasks that stand at
+    /// the same place share it.
     pub backtrace: Option<Arc<Backtrace>>,
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use towpath::Warning;
 use towpath::dump::{Found, State, Task, Which};
 use towpath::net::{TcpListener, TcpStream};
 use towpath::sync::{Event, Mutex, Semaphore};
@@ -119,7 +120,10 @@ pub fn r12_what_tasks_wait_for() {
             waits_for(find(&dump, "scope"), "the tasks of a scope");
             let park = find(&dump, "park");
             waits_for(park, "unpark");
-            assert!(stands_in(park, "deep_inside") && park.spawned_at.file().ends_with("dump.rs"), "{dump}");
+            assert!(
+                stands_in(park, "deep_inside") && park.spawned_at.unwrap().file().ends_with("dump.rs"),
+                "{dump}"
+            );
             assert!(stands_in(find(&dump, "recv"), "r12_what_tasks_wait_for"), "{dump}");
             let text = dump.to_string();
             assert!(text.contains(&format!("waiting for recv on fd {fd}")), "{text}");
@@ -189,8 +193,11 @@ pub fn r12_ten_thousand_tasks() {
             assert_eq!(ids.len(), all, "some are there twice");
             let known: std::collections::HashSet<_> = dump.tasks.iter().map(|task| task.id).collect();
             assert!(tasks.iter().all(|task| known.contains(&task.thread().id())), "some are lost");
-            assert!(dump.took < patience(Duration::from_secs(2)), "{:?}", dump.took);
-            for task in dump.tasks.iter().filter(|task| task.spawned_at.line() == line) {
+            // Some 60 ms, on a machine with nothing else to do.
+            assert!(dump.took < patience(Duration::from_secs(10)), "{:?}", dump.took);
+            for task in
+                dump.tasks.iter().filter(|task| task.spawned_at.is_some_and(|place| place.line() == line))
+            {
                 waits_for(task, "unpark");
             }
         }
@@ -259,8 +266,8 @@ pub fn r12_busy_worker() {
                 dump
             })
         };
-        until(|| outside.is_finished());
-        let dump = outside.join().unwrap();
+        // It takes a second, and names are looked for.
+        let dump = thread::blocking(move || outside.join().unwrap()).unwrap();
         let busy: Vec<_> = dump.workers.iter().filter(|worker| worker.found != Found::Answered).collect();
         assert!(busy.len() == 1 && busy[0].found == Found::Busy(holder.thread().id()), "{dump}");
         assert!(dump.to_string().contains("busy with task"), "{dump}");
@@ -321,4 +328,188 @@ pub fn r12_metrics() {
     assert!(all.remote_wakes >= 1 && all.remote_wakes <= all.wakes, "{all:?}");
     assert!(all.sleeps >= 1 && all.stacks >= 1 && all.ticks >= 1, "{all:?}");
     assert!(all.stolen <= TASKS, "{all:?}");
+}
+
+/// R12: a task that holds its worker is told with its backtrace, on the thread where it is; and the dump shows it as well.
+pub fn r12_backtrace_of_a_running_task() {
+    #[inline(never)]
+    fn spin_around(stop: &AtomicBool) -> u64 {
+        let mut n = 0u64;
+        while !stop.load(Ordering::Relaxed) {
+            n = std::hint::black_box(n + 1);
+        }
+        n
+    }
+    #[inline(never)]
+    fn sleep_inside() {
+        std::thread::sleep(ms(1));
+    }
+    let (tell, told) = mpsc::channel();
+    let builder = towpath::Runtime::builder().workers(2).watchdog(ms(50));
+    let runtime = build(builder.on_warning(move |warning| drop(tell.send(warning.clone()))));
+    let handle = runtime.handle();
+    let stop = Arc::new(AtomicBool::new(false));
+    let asker = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            let Warning::Stall(stall) = told.recv().unwrap() else { panic!("no stall") };
+            let dump = handle.dump();
+            stop.store(true, Ordering::Relaxed);
+            // The other one sleeps in the kernel, again and again.
+            let other = told.recv_timeout(patience(Duration::from_secs(3)));
+            let Ok(Warning::Stall(other)) = other else { panic!("no second stall") };
+            (stall, dump, other)
+        }
+    });
+    runtime.run(|| {
+        let spinner = Builder::new().name("spinner".into());
+        let stopped = stop.clone();
+        spinner.spawn(move || assert!(spin_around(&stopped) > 0)).unwrap().join().unwrap();
+        let sleeper = Builder::new().name("sleeper".into());
+        let is_over = || asker.is_finished();
+        thread::scope(|scope| {
+            let body = || {
+                while !is_over() {
+                    sleep_inside();
+                }
+            };
+            sleeper.spawn_scoped(scope, body).unwrap();
+        });
+    });
+    let (stall, dump, other) = asker.join().unwrap();
+    assert_eq!((stall.name.as_deref(), other.name.as_deref()), (Some("spinner"), Some("sleeper")));
+    let names = |backtrace: &towpath::dump::Backtrace| {
+        let frames = backtrace.frames.iter().filter_map(|frame| frame.function.clone());
+        frames.collect::<Vec<_>>().join("\n")
+    };
+    let backtraces = [stall.backtrace.as_ref().unwrap(), other.backtrace.as_ref().unwrap()];
+    let [spins, sleeps] = backtraces.map(|backtrace| names(backtrace));
+    assert!(spins.contains("spin_around"), "{spins}");
+    assert!(spins.contains("r12_backtrace_of_a_running_task"), "to where it began:\n{spins}");
+    assert!(sleeps.contains("r12_backtrace_of_a_running_task"), "{sleeps}");
+    assert!(stall.to_string().contains("spin_around at"), "{stall}");
+    let seen = find(&dump, "spinner");
+    assert!(seen.state == State::Running && stands_in(seen, "spin_around"), "{dump}");
+    assert_eq!(seen.id, stall.task);
+}
+
+/// R12: where all tasks wait for each other and nothing is in flight, that is told, once; a timer, an operation or a job is
+/// enough for it not to be.
+pub fn r12_deadlock() {
+    let (tell, told) = mpsc::channel();
+    let builder = towpath::Runtime::builder().workers(2).watchdog(ms(20));
+    let runtime = build(builder.on_warning(move |warning| drop(tell.send(warning.clone()))));
+    runtime.run(|| {
+        let locks: [Arc<Mutex<()>>; 2] = Default::default();
+        let met = Arc::new(towpath::sync::Semaphore::new(0));
+        let tasks: Vec<_> = [(0, 1), (1, 0)]
+            .map(|(first, second)| {
+                let (first, second, met) = (locks[first].clone(), locks[second].clone(), met.clone());
+                named("philosopher", move || {
+                    let _first = first.lock().unwrap();
+                    met.add_permits(1).unwrap();
+                    thread::yield_now();
+                    // Cancelled in the end, unless the other one has let go before.
+                    drop(second.lock_timeout(LONG));
+                })
+            })
+            .into();
+        met.acquire(2).unwrap().forget();
+        // Their time-outs are in flight.
+        thread::sleep(ms(200));
+        assert!(told.try_recv().is_err(), "timers are in flight");
+        thread::blocking(|| std::thread::sleep(ms(200))).unwrap();
+        assert!(told.try_recv().is_err(), "a job is in flight");
+        tasks.iter().for_each(|task| task.cancel());
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+        let main = thread::current();
+        let wakes = std::thread::spawn(move || {
+            let deadlock = told.recv_timeout(patience(Duration::from_secs(3)));
+            // Not told again, though it goes on.
+            std::thread::sleep(ms(200));
+            main.unpark();
+            (deadlock, told.try_recv().is_err())
+        });
+        let child = named("child", thread::park);
+        thread::park();
+        child.thread().unpark();
+        child.join().unwrap();
+        let (deadlock, once) = wakes.join().unwrap();
+        let Ok(Warning::Deadlock(deadlock)) = deadlock else { panic!("{deadlock:?}") };
+        assert!(once);
+        waits_for(find(&deadlock.dump, "main"), "unpark");
+        waits_for(find(&deadlock.dump, "child"), "unpark");
+        assert!(deadlock.to_string().contains("nothing is in flight"), "{deadlock}");
+    });
+}
+
+/// R10: shutting down gives tasks the time that it is told, and names what has not ended, with what it does and where.
+pub fn r10_shutdown_names_what_is_left() {
+    let runtime = runtime(2);
+    let ended = Arc::new(AtomicUsize::new(0));
+    runtime.run(|| {
+        for n in 0..10 {
+            let ended = ended.clone();
+            let clean_up = move || {
+                assert!(thread::try_sleep(LONG).is_err());
+                towpath::shield(|| thread::sleep(ms(5 * n)));
+                ended.fetch_add(1, Ordering::SeqCst);
+            };
+            drop(named("polite", clean_up));
+        }
+        drop(named("stubborn", || towpath::shield(|| deep_inside(3))));
+        thread::sleep(ms(20));
+    });
+    let leftover = runtime.shutdown(ms(500)).unwrap_err();
+    assert_eq!(ended.load(Ordering::SeqCst), 10);
+    assert_eq!((leftover.tasks.len(), leftover.lost_workers), (1, 0));
+    let task = &leftover.tasks[0];
+    assert!(task.canceled && stands_in(task, "deep_inside"), "{leftover}");
+    waits_for(task, "unpark");
+    let text = leftover.to_string();
+    assert!(text.contains("1 tasks did not end") && text.contains("stubborn"), "{text}");
+    assert!(text.contains("waiting for unpark") && text.contains("deep_inside at"), "{text}");
+}
+
+/// R10: a runtime whose tasks end in time ends in time, and says that nothing is left.
+pub fn r10_shutdown_in_time() {
+    for workers in [1, 2] {
+        let runtime = runtime(workers);
+        runtime.run(|| {
+            for _ in 0..100 {
+                drop(thread::spawn(|| thread::try_sleep(LONG)));
+            }
+            thread::sleep(ms(10));
+        });
+        let begun = std::time::Instant::now();
+        runtime.shutdown(LONG).unwrap();
+        assert!(begun.elapsed() < patience(Duration::from_secs(2)));
+    }
+}
+
+/// R12: SIGQUIT prints the dump of each runtime that was asked to, each time, and the process goes on; also where the only
+/// worker is held.
+pub fn r12_sigquit() {
+    let signal = || {
+        // SAFETY: no pointers, and the signal is handled.
+        assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGQUIT) }, 0);
+    };
+    let ((), text) = towpath_harness::process::stderr_of(|| {
+        let runtime = build(towpath::Runtime::builder().workers(1).dump_on_sigquit(true));
+        runtime.run(|| {
+            let parked = named("parked", || deep_inside(2));
+            thread::sleep(ms(10));
+            signal();
+            thread::sleep(ms(2500));
+            signal();
+            // Not a wait of the task's: the worker cannot answer.
+            std::thread::sleep(ms(4000));
+            parked.thread().unpark();
+            parked.join().unwrap();
+        });
+    });
+    assert_eq!(text.matches("2 tasks on 1 workers").count(), 1, "{text}");
+    assert_eq!(text.matches("(parked) on worker 0: waiting for unpark").count(), 1, "{text}");
+    assert!(text.contains("deep_inside at"), "{text}");
+    assert_eq!(text.matches("busy with task").count(), 1, "{text}");
 }

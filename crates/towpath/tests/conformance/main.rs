@@ -52,6 +52,11 @@ const DUMP: &[Test] = &[
     test!(dump::r12_busy_worker).busy().seconds(20),
     test!(dump::r12_in_a_callback).busy(),
     test!(dump::r12_metrics).busy(),
+    test!(dump::r12_backtrace_of_a_running_task).busy().seconds(40).memory_mib(96),
+    test!(dump::r12_deadlock).busy().seconds(20).memory_mib(96),
+    test!(dump::r12_sigquit).busy().seconds(40).memory_mib(96),
+    test!(dump::r10_shutdown_names_what_is_left).busy().leaks().seconds(20).memory_mib(96),
+    test!(dump::r10_shutdown_in_time),
 ];
 
 const THREADS: &[Test] = &[
@@ -183,9 +188,9 @@ const TASKS: &[Test] = &[
     test!(tasks::j06_last_os_error),
     test!(tasks::h07_no_memory_for_the_pool).busy().memory_mib(64),
     test!(tasks::j09_drop_runtime_with_everything_in_flight).busy().memory_mib(64),
-    test!(tasks::j11_join_cycle_is_named_at_the_end).leaks(),
+    test!(tasks::j11_join_cycle_is_named_at_the_end).leaks().busy(),
     test!(tasks::j13_blocked_worker_is_robbed).busy(),
-    test!(tasks::j13_stall_is_reported).alone(),
+    test!(tasks::j13_stall_is_reported).busy().alone(),
 ];
 
 const FAIRNESS: &[Test] = &[

@@ -419,7 +419,8 @@ pub fn j11_join_cycle_is_named_at_the_end() {
         let begun = Instant::now();
         drop(runtime);
         assert!(begun.elapsed() >= ms(100));
-        assert_quick(begun, Duration::from_secs(1));
+        // Names are looked for, which reads the program's debug information.
+        assert_quick(begun, Duration::from_secs(3));
     });
     assert!(text.contains("hen") && text.contains("egg"), "{text}");
 }
@@ -649,7 +650,7 @@ pub fn j13_stall_is_reported() {
         });
         handle.metrics()
     });
-    assert_eq!(metrics.stalls, text.lines().count() as u64, "{text}");
+    assert_eq!(metrics.stalls, text.matches("towpath: task").count() as u64, "{text}");
     assert_eq!(text.matches("(blocker)").count(), 1, "{text}");
     assert!(text.lines().count() >= 2 && !text.contains("sleeper"), "{text}");
 }
