@@ -1,6 +1,6 @@
 //! The kinds of operations, and how each backend does them.
 
-/// The kind of a [`Request`]: a row of [`OPERATIONS`].
+/// The kind of a [`Request`](super::Request): a row of [`OPERATIONS`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "see the variants of Request")]
