@@ -124,6 +124,84 @@ pub fn b10_clocks() {
     drop(Loop::take_current());
 }
 
+/// The time of day, set: put back when dropped, as if nothing had been.
+struct ClockSet {
+    real: Duration,
+    since: std::time::Instant,
+}
+
+impl ClockSet {
+    fn new(to: impl Fn(Duration) -> Duration) -> std::io::Result<ClockSet> {
+        let set = ClockSet { real: Clock::Real.now(), since: std::time::Instant::now() };
+        set_clock(to(set.real)).map(|()| set)
+    }
+}
+
+impl Drop for ClockSet {
+    fn drop(&mut self) {
+        set_clock(self.real + self.since.elapsed()).expect("it was set before");
+    }
+}
+
+fn set_clock(to: Duration) -> std::io::Result<()> {
+    let time = libc::timespec { tv_sec: to.as_secs() as _, tv_nsec: to.subsec_nanos().into() };
+    // SAFETY: `time` is a valid `timespec`.
+    match unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// B10: somebody sets the time of day. What goes by another clock goes on as it did; what goes by it ends when it shows the
+/// moment, sooner or later, and not before. It sets the machine's clock, by two seconds for a fraction of one: only where
+/// that is asked for.
+pub fn b10_the_clock_is_set() {
+    const STEP: Duration = Duration::from_secs(2);
+    if std::env::var_os("TOWPATH_SET_CLOCK").is_none() {
+        towpath_harness::skip("it sets the machine's clock: TOWPATH_SET_CLOCK=1 lets it");
+    }
+    let loop_ = current_loop();
+    let (socket, _peer) = half_unix();
+    // Set forward by two seconds or back.
+    let set = |forward: bool| {
+        let to = |real: Duration| if forward { real + STEP } else { real - STEP };
+        match ClockSet::new(to) {
+            Ok(set) => set,
+            Err(error) => towpath_harness::skip(&format!("the clock cannot be set: {error}")),
+        }
+    };
+    let soon = towpath_harness::patience(Duration::from_secs(1));
+    for forward in [true, false] {
+        let begun = std::time::Instant::now();
+        let alarm = Clock::Real.now() + if forward { STEP / 2 } else { 20 * MS };
+        let mut alarmed = loop_.start(op::timer_on(Clock::Real, alarm));
+        let far = loop_.start(op::timer_on(Clock::Real, Clock::Real.now() + DAY));
+        let boot = loop_.start(op::timer_on(Clock::Boot, Clock::Boot.now() + 60 * MS));
+        let plain = loop_.start(op::timer(60 * MS));
+        let limited = loop_.start(op::recv(&socket, vec![0; 8]).timeout(60 * MS));
+        poke(&loop_);
+        let step = set(forward);
+        if forward {
+            alarmed.take().unwrap().unwrap();
+            assert!(Clock::Real.now() >= alarm && begun.elapsed() < soon, "{:?}", begun.elapsed());
+        } else {
+            // Its moment has passed on every other clock.
+            op::timer(100 * MS).wait().unwrap();
+            assert!(alarmed.try_take().is_none(), "early by its clock");
+            drop(step);
+            alarmed.take().unwrap().unwrap();
+            assert!(Clock::Real.now() >= alarm);
+        }
+        boot.take().unwrap().unwrap();
+        plain.take().unwrap().unwrap();
+        assert_timed_out(limited.take().unwrap());
+        let took = begun.elapsed();
+        assert!(took >= 60 * MS && took < soon + 100 * MS, "{took:?}");
+        assert!(loop_.cancel(far.id()) && canceled(far.take().unwrap()));
+    }
+    drop(Loop::take_current());
+}
+
 /// Ticks on their moments, by each way to wait.
 pub fn l18_interval() {
     let loop_ = current_loop();
