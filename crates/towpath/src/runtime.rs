@@ -494,7 +494,8 @@ impl Runtime {
     /// let runtime = unsafe { towpath::Runtime::builder().workers(1).build() }?;
     /// runtime.run(|| {
     ///     thread::spawn(|| towpath::shield(thread::park));
-    ///     thread::yield_now();
+    ///     // It has started by then.
+    ///     thread::sleep(Duration::from_millis(1));
     /// });
     /// let leftover = runtime.shutdown(Duration::from_millis(1)).unwrap_err();
     /// assert_eq!(leftover.tasks.len(), 1);

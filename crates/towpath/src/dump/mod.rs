@@ -7,7 +7,8 @@
 //! # let runtime = unsafe { towpath::Runtime::builder().workers(1).build() }?;
 //! runtime.run(|| {
 //!     let waits = thread::Builder::new().name("waits".into()).spawn(thread::park).unwrap();
-//!     thread::yield_now();
+//!     // It has started by then.
+//!     thread::sleep(std::time::Duration::from_millis(1));
 //!     let dump = towpath::dump();
 //!     let task = dump.tasks.iter().find(|task| task.name.as_deref() == Some("waits")).unwrap();
 //!     assert_eq!(task.state.to_string(), "waiting for unpark");
