@@ -36,6 +36,9 @@
 //! another try, unless the operation was to be cancelled: then nothing has been transferred, and the result is
 //! `ECANCELED`. So every operation keeps its request at hand, in a slot found by the id's index.
 //!
+//! What a poll announces again and again, and is not so, is left alone for a millisecond in between: an unconnected Unix socket
+//! polls as writable although the receiver's queue is full.
+//!
 //! A [zero-copy send](zero_copy) has two completions, and its result is reported with the second.
 //!
 //! # What is not believed

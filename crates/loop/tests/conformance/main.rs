@@ -1,8 +1,8 @@
 //! The conformance suite of the loop, on every backend: the project's list of behaviours, whose letters and numbers
 //! are in the tests' names, as far as it makes sense at the level of operations.
 //!
-//! Lines without a test here, and why: A11 and O6 (the types see to it: `i00_auto_traits`, and buffers are initialised), C14
-//! beyond one generation's end, C19 (shields are the runtime's), D19 and D20 (options and names are not operations), G8
+//! Lines without a test here, and why: A11 and O6 (the types see to it: `i00_auto_traits`, and buffers are initialised),
+//! C19 (shields are the runtime's), D19 and D20 (options and names are not operations), G8
 //! (that takes a machine to switch off), H7 (stacks are the runtime's), H8 (Rust ends a process without memory), H10 (takes a
 //! control group), I7 (the sanitizers' to see), I8 and I9 (tasks), M4 and M5 (spawning is not the loop's), N3 and N7 (tasks),
 //! O5 (`std` opens 0, 1 and 2 before `main`), P7 and P8 (other kernels and sandboxes).
