@@ -62,7 +62,7 @@ pub use cancel::shield;
 pub use dump::dump;
 pub use metrics::Metrics;
 pub use runtime::{Builder, Handle, Runtime};
-pub use thread::blocking;
+pub use thread::{Group, blocking};
 pub use towpath_loop::{BackendKind, Instant, is_canceled};
 pub use warning::{Deadlock, Leftover, Stall, Warning};
 

@@ -19,10 +19,10 @@ pub(crate) struct Mailbox {
     ready: AtomicPtr<Header>,
     /// Tasks that the worker has spawned.
     pub(crate) spawned: Queue,
-    /// Tasks that others have put here to be started. `None` once the worker has shut down.
-    injected: Mutex<Option<VecDeque<TaskRef>>>,
-    /// How many are injected, to be looked at without the lock.
-    waiting: AtomicUsize,
+    /// Tasks that others have put here to be started.
+    injected: Injected,
+    /// The same, of tasks that must be started here.
+    bound: Injected,
     /// Tasks that live here, published by the worker for those who place others.
     pub(crate) live: AtomicUsize,
     pub(crate) remote: Remote,
@@ -34,8 +34,8 @@ impl Mailbox {
         Mailbox {
             ready: AtomicPtr::new(ptr::null_mut()),
             spawned: Queue::new(shared),
-            injected: Mutex::new(Some(VecDeque::new())),
-            waiting: AtomicUsize::new(0),
+            injected: Injected::new(),
+            bound: Injected::new(),
             live: AtomicUsize::new(0),
             remote: remote.into(),
         }
@@ -90,26 +90,29 @@ impl Mailbox {
     /// # Errors
     /// Gives it back if the worker takes no more.
     pub(crate) fn inject(&self, task: TaskRef) -> Result<(), TaskRef> {
-        self.with_injected(|queue| match queue {
-            Some(queue) => {
-                queue.push_back(task);
-                Ok(())
-            }
-            None => Err(task),
-        })
+        self.injected.push(task)
+    }
+
+    /// [`inject`](Mailbox::inject), of a task that nobody may take away.
+    pub(crate) fn bind(&self, task: TaskRef) -> Result<(), TaskRef> {
+        self.bound.push(task)
     }
 
     /// Takes the oldest task that was injected.
     pub(crate) fn pop_injected(&self) -> Option<TaskRef> {
-        if self.waiting.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        self.with_injected(|queue| queue.as_mut()?.pop_front())
+        self.injected.pop()
+    }
+
+    /// Takes the oldest task that must be started here.
+    pub(crate) fn pop_bound(&self) -> Option<TaskRef> {
+        self.bound.pop()
     }
 
     /// Calls `f` with each task that was injected and has not been taken out.
-    pub(crate) fn for_each_injected(&self, f: impl FnMut(&TaskRef)) {
-        self.with_injected(|queue| queue.iter().flatten().for_each(f));
+    pub(crate) fn for_each_injected(&self, mut f: impl FnMut(&TaskRef)) {
+        for tasks in [&self.injected, &self.bound] {
+            tasks.with(|queue| queue.iter().flatten().for_each(&mut f));
+        }
     }
 
     /// Moves the older half of the tasks that have not started to the queue of a worker that has nothing to do. True if
@@ -122,10 +125,10 @@ impl Mailbox {
         if unsafe { self.spawned.steal_into(thief) } {
             return true;
         }
-        if self.waiting.load(Ordering::Acquire) == 0 {
+        if self.injected.len() == 0 {
             return false;
         }
-        let stolen = self.with_injected(|queue| {
+        let stolen = self.injected.with(|queue| {
             let queue = queue.as_mut()?;
             let rest = queue.split_off(queue.len().div_ceil(2));
             Some(std::mem::replace(queue, rest))
@@ -141,17 +144,59 @@ impl Mailbox {
 
     /// Takes no more tasks from others, and returns those that have not started.
     pub(crate) fn close(&self) -> VecDeque<TaskRef> {
-        self.with_injected(Option::take).unwrap_or_default()
+        let mut rest = self.injected.with(Option::take).unwrap_or_default();
+        rest.extend(self.bound.with(Option::take).unwrap_or_default());
+        rest
     }
 
     /// How many tasks have not started.
     pub(crate) fn unstarted(&self) -> usize {
-        self.spawned.len() + self.waiting.load(Ordering::Acquire)
+        self.stealable() + self.bound.len()
     }
 
-    fn with_injected<R>(&self, f: impl FnOnce(&mut Option<VecDeque<TaskRef>>) -> R) -> R {
+    /// How many of them other workers may take.
+    pub(crate) fn stealable(&self) -> usize {
+        self.spawned.len() + self.injected.len()
+    }
+}
+
+/// Tasks to be started, from any thread.
+struct Injected {
+    /// `None` once the worker has shut down.
+    queue: Mutex<Option<VecDeque<TaskRef>>>,
+    /// How many there are, to be looked at without the lock.
+    waiting: AtomicUsize,
+}
+
+impl Injected {
+    fn new() -> Injected {
+        Injected { queue: Mutex::new(Some(VecDeque::new())), waiting: AtomicUsize::new(0) }
+    }
+
+    fn push(&self, task: TaskRef) -> Result<(), TaskRef> {
+        self.with(|queue| match queue {
+            Some(queue) => {
+                queue.push_back(task);
+                Ok(())
+            }
+            None => Err(task),
+        })
+    }
+
+    fn pop(&self) -> Option<TaskRef> {
+        if self.len() == 0 {
+            return None;
+        }
+        self.with(|queue| queue.as_mut()?.pop_front())
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Option<VecDeque<TaskRef>>) -> R) -> R {
         // Nothing under the lock panics, but for want of memory.
-        let mut queue = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let result = f(&mut queue);
         self.waiting.store(queue.as_ref().map_or(0, VecDeque::len), Ordering::Release);
         result

@@ -48,7 +48,7 @@ const STACK_MAX: usize = 1 << 40;
 impl Shared {
     /// Says that a worker is about to sleep. False if there is a task for it to start.
     pub(crate) fn begin_idle(&self, index: usize) -> bool {
-        self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0))
+        self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.stealable() > 0))
     }
 
     pub(crate) fn end_idle(&self, index: usize) {
@@ -91,6 +91,15 @@ impl Shared {
         match self.mailboxes[target].inject(task) {
             Ok(()) => self.notify(target),
             // SAFETY: it has not run, and this was the reference that could have started it.
+            Err(task) => unsafe { task.refuse(Box::new(crate::Canceled)) },
+        }
+    }
+
+    /// Queues a task that must start on worker `target`.
+    pub(crate) fn bind(&self, target: usize, task: TaskRef) {
+        match self.mailboxes[target].bind(task) {
+            Ok(()) => self.mailboxes[target].remote.wake(),
+            // SAFETY: as above.
             Err(task) => unsafe { task.refuse(Box::new(crate::Canceled)) },
         }
     }
@@ -469,7 +478,7 @@ impl Runtime {
             }
         });
         self.shared.first_is_there.store(false, Ordering::Relaxed);
-        if self.shared.mailboxes[0].unstarted() > 0 {
+        if self.shared.mailboxes[0].stealable() > 0 {
             // This worker may have been the one that was woken for them.
             self.shared.notify(0);
         }

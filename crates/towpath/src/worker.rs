@@ -313,13 +313,14 @@ impl Worker {
         // SAFETY: this is the owner of the queue.
         let spawned = || unsafe { self.mailbox.spawned.pop() };
         let local = || self.local.borrow_mut().pop_front();
+        let bound = || self.mailbox.pop_bound();
         let injected = || self.mailbox.pop_injected();
         let starts = self.starts.get().wrapping_add(1);
         self.starts.set(starts);
         if starts.is_multiple_of(INJECTED_EVERY) {
-            injected().or_else(local).or_else(spawned)
+            injected().or_else(bound).or_else(local).or_else(spawned)
         } else {
-            spawned().or_else(local).or_else(injected)
+            spawned().or_else(local).or_else(bound).or_else(injected)
         }
     }
 
@@ -426,7 +427,7 @@ impl Worker {
                 // They were looked for because there were none here.
                 let stolen = self.tally.stolen.get() + self.mailbox.spawned.len() as u64;
                 self.tally.stolen.set(stolen);
-                if self.mailbox.unstarted() > 1 {
+                if self.mailbox.stealable() > 1 {
                     // More than this worker can start at once. While they were on their way nobody saw them, so that
                     // others may have fallen asleep.
                     self.shared.notify(self.index);

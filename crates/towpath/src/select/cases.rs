@@ -1,5 +1,6 @@
 //! What can be waited for, as cases of a `select!`.
 
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, LockResult};
 use std::task::{Context, Poll, Waker};
@@ -16,7 +17,7 @@ use crate::sync::{
     Event, Latch, Mutex, MutexGuard, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
     SemaphorePermit, broadcast, mpsc, oneshot, watch,
 };
-use crate::thread::JoinHandle;
+use crate::thread::{Collect, Failure, JoinHandle, ScopedGroup};
 use crate::wait::{Arm, Entered, Waiter, Wake};
 
 /// An arm of a primitive, and what it brought, turned into what the case brings.
@@ -281,6 +282,63 @@ impl<T> Case for Finished<'_, T> {
 
     fn output(&mut self) -> Option<()> {
         std::mem::take(&mut self.won).then_some(())
+    }
+}
+
+/// The next result of a [`Group`](crate::thread::Group); `None` if all were taken. Unlike the group's own waits it does not
+/// cancel the group when the current task is cancelled, and what loses stays for the next time.
+pub fn next<T, E>(group: &mut ScopedGroup<'_, T, E>) -> impl Case<Output = Option<Result<T, Failure<E>>>> {
+    let (arm, results) = group.parts();
+    Next { arm, results, won: false, _result: PhantomData }
+}
+
+struct Next<'a, C, R> {
+    arm: mpmc::Receiving<'a, u64>,
+    results: C,
+    won: bool,
+    _result: PhantomData<R>,
+}
+
+impl<C: Collect<R>, R> Next<'_, C, R> {
+    /// Puts down who has ended. Whether there is something to be had.
+    fn collect(&mut self, ended: Option<Result<u64, RecvError>>) -> bool {
+        if let Some(Ok(number)) = ended {
+            self.results.collect(number);
+        }
+        self.won = self.results.is_ready();
+        self.won
+    }
+}
+
+// SAFETY: the arm's own.
+unsafe impl<C: Collect<R>, R> Branch for Next<'_, C, R> {
+    fn attempt(&mut self) -> bool {
+        self.collect(None) || {
+            let ended = self.arm.attempt();
+            self.collect(ended)
+        }
+    }
+
+    unsafe fn enter(&mut self, waiter: &Waiter, index: usize) -> bool {
+        // SAFETY: passed on to the caller.
+        matches!(unsafe { self.arm.enter(waiter, index, false) }, Entered::Queued)
+    }
+
+    fn leave(&mut self) {
+        self.arm.leave();
+    }
+
+    fn finish(&mut self) -> bool {
+        let ended = self.arm.finish();
+        self.collect(ended)
+    }
+}
+
+impl<C: Collect<R>, R> Case for Next<'_, C, R> {
+    type Output = Option<R>;
+
+    fn output(&mut self) -> Option<Option<R>> {
+        std::mem::take(&mut self.won).then(|| self.results.take())
     }
 }
 

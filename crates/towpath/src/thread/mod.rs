@@ -17,12 +17,18 @@ use towpath_loop::{Instant, op};
 
 use crate::cancel;
 use crate::context;
-use crate::runtime::Shared;
+use crate::runtime::{Handle, Shared};
 use crate::task::{Options, TaskRef};
 use crate::why::Why;
 
+mod children;
+mod group;
+mod placement;
 mod scope;
 
+pub(crate) use group::Collect;
+pub use group::{Failure, Group, Panic, ScopedGroup};
+pub use placement::Placement;
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use std::thread::{Result, available_parallelism, panicking};
 
@@ -63,6 +69,7 @@ where
 pub struct Builder {
     name: Option<String>,
     stack_size: Option<usize>,
+    placement: Placement,
 }
 
 impl Builder {
@@ -83,23 +90,82 @@ impl Builder {
         self
     }
 
+    /// On which worker the task is to start, and live: see [`Placement`].
+    pub fn placement(mut self, placement: Placement) -> Builder {
+        self.placement = placement;
+        self
+    }
+
     /// Spawns as [`spawn`] does.
     ///
     /// # Errors
-    /// The system's, if it refuses a thread (outside of any runtime). `InvalidInput` if the name holds a NUL byte.
+    /// The system's, if it refuses a thread (outside of any runtime). `InvalidInput` if the name holds a NUL byte, or for a
+    /// worker that there is not; `Unsupported` for a placement that is not possible here: see [`Placement`].
     #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let options = self.options()?;
-        // SAFETY: used while the worker runs this very code.
-        match unsafe { context::runtime() } {
-            Some(runtime) => Ok(spawn_on(runtime, options, f)),
-            // SAFETY: both are `'static` and `Send`.
-            None => unsafe { spawn_thread(options, f) },
+        // SAFETY: both are `'static` and `Send`.
+        unsafe { self.launch(f) }
+    }
+
+    /// Spawns on another runtime, or this one, from anywhere: see [`Handle::spawn`](crate::Handle::spawn).
+    ///
+    /// # Errors
+    /// As [`Builder::spawn`].
+    #[track_caller]
+    pub fn spawn_on<F, T>(self, runtime: &Handle, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        // SAFETY: both are `'static` and `Send`.
+        unsafe { self.launch_on(&runtime.shared, f) }
+    }
+
+    /// Spawns on the runtime of the current task, or else a thread.
+    ///
+    /// # Safety
+    /// What `f` and its result borrow outlives both, and both are `Send`.
+    #[track_caller]
+    unsafe fn launch<F: FnOnce() -> T, T>(self, f: F) -> io::Result<JoinHandle<T>> {
+        // SAFETY: used while the worker runs this very code; the caller's promise.
+        unsafe {
+            match context::runtime() {
+                Some(runtime) => self.launch_on(runtime, f),
+                None => {
+                    self.check(None)?;
+                    spawn_thread(self.options(), f)
+                }
+            }
         }
+    }
+
+    /// # Safety
+    /// As [`launch`](Builder::launch).
+    #[track_caller]
+    unsafe fn launch_on<F: FnOnce() -> T, T>(self, runtime: &Shared, f: F) -> io::Result<JoinHandle<T>> {
+        self.check(Some(runtime))?;
+        let placement = self.placement;
+        // SAFETY: the caller's promise.
+        let (task, handle) = unsafe { TaskRef::new(self.options(), f) };
+        placement.put(runtime, task);
+        Ok(JoinHandle::new(handle))
+    }
+
+    /// Whether these options can be had on the runtime of the current task, or else of a thread.
+    fn check_here(&self) -> io::Result<()> {
+        // SAFETY: used while the worker runs this very code.
+        self.check(unsafe { context::runtime() })
+    }
+
+    fn check(&self, runtime: Option<&Shared>) -> io::Result<()> {
+        if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a task's name holds no NUL byte"));
+        }
+        self.placement.check(runtime)
     }
 
     /// Spawns as [`spawn_local`] does.
@@ -107,12 +173,15 @@ impl Builder {
     /// # Errors
     /// `Unsupported` outside of a runtime; `InvalidInput` if the name holds a NUL byte.
     #[track_caller]
-    pub fn spawn_local<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
+    pub fn spawn_local<F, T>(mut self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        let options = self.options()?;
+        // Here, whatever else was asked for.
+        self.placement = Placement::Any;
+        self.check(None)?;
+        let options = self.options();
         let site = Location::caller();
         context::with_worker(|worker| {
             // SAFETY: both are `'static`. The task is queued for this worker only, and the handle is `Send` only if
@@ -124,15 +193,12 @@ impl Builder {
         .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "spawn_local needs a runtime"))
     }
 
-    fn options(self) -> io::Result<Option<Box<Options>>> {
+    fn options(self) -> Option<Box<Options>> {
         if self.name.is_none() && self.stack_size.is_none() {
-            return Ok(None);
-        }
-        if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a task's name holds no NUL byte"));
+            return None;
         }
         let name = self.name.map(String::into_boxed_str);
-        Ok(Some(Box::new(Options { name, stack_size: self.stack_size })))
+        Some(Box::new(Options { name, stack_size: self.stack_size }))
     }
 }
 

@@ -8,13 +8,12 @@ use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use towpath_loop::Instant;
 
-use super::{Builder, JoinHandle, Result, Thread, spawn_thread};
+use super::children::Children;
+use super::{Builder, JoinHandle, Result, Thread};
 use crate::cancel;
 use crate::context;
 use crate::task::TaskRef;
@@ -28,30 +27,12 @@ pub struct Scope<'scope, 'env: 'scope> {
     env: PhantomData<&'env mut &'env ()>,
 }
 
-struct Data {
+pub(super) struct Data {
     running: AtomicUsize,
     panicked: AtomicBool,
     owner: TaskRef,
-    /// Those that may still run, for cancellation to be passed on.
-    tasks: Mutex<Tasks>,
-}
-
-#[derive(Default)]
-struct Tasks {
-    list: Vec<TaskRef>,
-    /// Those that come from now on as well.
-    canceled: bool,
-}
-
-impl Data {
-    fn cancel(&self) {
-        let list = {
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.canceled = true;
-            std::mem::take(&mut tasks.list)
-        };
-        list.iter().for_each(|task| task.cancel());
-    }
+    /// For cancellation to be passed on.
+    tasks: Children,
 }
 
 /// Counts a task of the scope down when it is gone: its closure has run, or was dropped, and everything that it borrowed
@@ -97,7 +78,7 @@ where
             running: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             owner: owner.clone(),
-            tasks: Mutex::default(),
+            tasks: Children::default(),
         }),
         scope: PhantomData,
         env: PhantomData,
@@ -108,7 +89,7 @@ where
     let over = || data.running.load(Ordering::Acquire) == 0;
     let why = Why::SCOPE;
     if !context::wait_until(&owner, why, Instant::NEVER, true, over) {
-        data.cancel();
+        data.tasks.cancel();
         while !context::wait_until(&owner, why, Instant::NEVER, false, over) {}
     }
     match result {
@@ -132,9 +113,13 @@ impl<'scope> Scope<'scope, '_> {
         Builder::new().spawn_scoped(self, f).expect("failed to spawn a thread")
     }
 
+    pub(super) fn data(&'scope self) -> &'scope Arc<Data> {
+        &self.data
+    }
+
     /// Cancels the tasks of this scope, also those that are spawned in it from now on.
     pub fn cancel(&self) {
-        self.data.cancel();
+        self.data.tasks.cancel();
     }
 }
 
@@ -153,36 +138,34 @@ impl Builder {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        let options = self.options()?;
-        scope.data.running.fetch_add(1, Ordering::Relaxed);
-        let body = Body { f, running: Running(scope.data.clone()) };
-        let body = move || body.run();
-        // SAFETY: used while the worker runs this very code.
-        let handle = match unsafe { context::runtime() } {
-            Some(runtime) => {
-                // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to
-                // the result: both are gone by then. Both are `Send`.
-                let (task, handle) = unsafe { TaskRef::new(options, body) };
-                runtime.spawn(task);
-                JoinHandle::new(handle)
-            }
-            // SAFETY: as above.
-            None => unsafe { spawn_thread(options, body) }?,
-        };
+        // SAFETY: `scope` is not left before its tasks are gone.
+        unsafe { scope.data.spawn(self, f) }
+    }
+}
+
+impl Data {
+    /// Spawns a task of the scope.
+    ///
+    /// # Safety
+    /// The scope is there, for `'scope`; `f` and its result are `Send`, and outlive that.
+    #[track_caller]
+    pub(super) unsafe fn spawn<'scope, F: FnOnce() -> T, T>(
+        self: &'scope Arc<Data>,
+        builder: Builder,
+        f: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let body = Body { f, running: Running(self.clone()) };
+        // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to the result:
+        // both are gone by then. Both are `Send`.
+        let handle = unsafe { builder.launch(move || body.run()) }?;
+        self.tasks.add(handle.task());
         let me = context::current();
-        let mut tasks = scope.data.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if tasks.list.len() == tasks.list.capacity() {
-            // Those that have ended need not be cancelled; forgetting them keeps a scope that spawns for ever small.
-            tasks.list.retain(|task| !task.join.is_finished());
-        }
-        tasks.list.push(handle.task().clone());
         // The scopes around the owner are its own to look at.
-        let late = tasks.canceled || std::ptr::eq(&*scope.data.owner, &*me) && cancel::is_canceled(&me);
-        drop(tasks);
-        if late {
+        if std::ptr::eq(&*self.owner, &*me) && cancel::is_canceled(&me) {
             handle.cancel();
         }
-        Ok(ScopedJoinHandle { handle, data: &scope.data, _scope: PhantomData })
+        Ok(ScopedJoinHandle { handle, data: self, _scope: PhantomData })
     }
 }
 
@@ -234,7 +217,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     pub fn join(self) -> Result<T> {
         let ScopedJoinHandle { handle, data, .. } = self;
         let is_owner = std::ptr::eq(&*context::current(), &*data.owner);
-        let cancel = || data.cancel();
+        let cancel = || data.tasks.cancel();
         handle
             .join_or(is_owner.then_some(&cancel))
             .and_then(|mut scoped| scoped.result.take().expect("joined once"))
@@ -248,6 +231,10 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
         self.handle.is_finished()
+    }
+
+    pub(super) fn task(&self) -> &TaskRef {
+        self.handle.task()
     }
 
     /// The task's handle for everything else.

@@ -5,6 +5,8 @@ mod cancel;
 mod common;
 mod dump;
 mod fairness;
+mod groups;
+mod placement;
 mod scope;
 mod sockets;
 mod streams;
@@ -155,6 +157,30 @@ const SCOPE: &[Test] = &[
     test!(scope::scope_is_cancelled_while_its_owner_joins),
 ];
 
+const GROUPS: &[Test] = &[
+    test!(groups::group_results_in_order_of_completion),
+    test!(groups::group_first_failure_ends_the_others).busy(),
+    test!(groups::group_panic_is_a_failure),
+    test!(groups::group_that_keeps_going),
+    test!(groups::group_limit),
+    test!(groups::group_is_cancelled_with_its_owner).busy(),
+    test!(groups::group_cancel_keeps_results),
+    test!(groups::group_dropped).busy(),
+    test!(groups::group_of_a_scope).busy(),
+    test!(groups::group_in_a_select),
+    test!(groups::group_at_random).busy().seconds(20),
+    test!(groups::group_builder),
+];
+
+const PLACEMENT: &[Test] = &[
+    test!(placement::each_task_where_it_was_placed).busy(),
+    test!(placement::places_that_there_are_not),
+    test!(placement::the_least_loaded_worker),
+    test!(placement::from_foreign_threads).busy(),
+    test!(placement::bound_tasks_keep_nobody_awake).alone(),
+    test!(placement::bound_tasks_are_refused_at_the_end).busy(),
+];
+
 const TIMERS: &[Test] = &[
     test!(timers::b01_many_sleepers).busy(),
     test!(timers::h11_deadlines_at_the_limit),
@@ -217,6 +243,10 @@ const STREAMS: &[Test] = &[
 
 fn main() -> ExitCode {
     towpath_harness::main(
-        &[CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, TIMERS, TASKS, FAIRNESS, UI].concat(),
+        &[
+            CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, PLACEMENT, TIMERS, TASKS, FAIRNESS,
+            UI,
+        ]
+        .concat(),
     )
 }
