@@ -36,6 +36,7 @@ mod addr;
 pub mod backend;
 mod buf;
 mod buffers;
+mod canceled;
 mod child;
 mod config;
 mod core;
@@ -74,6 +75,7 @@ pub use addr::SockAddr;
 pub use backend::uring::hostile::run as hostile_ring;
 pub use buf::{Failed, IoBuf, IoBufMut};
 pub use buffers::{BufferPool, Chunk};
+pub use canceled::{canceled, is_canceled};
 pub use child::Child;
 pub use config::{BackendKind, Config};
 pub use current::set_hook;
@@ -96,20 +98,3 @@ pub use slice::Slice;
 pub use stats::Stats;
 pub use ticket::Ticket;
 pub use wait::{Suspend, Waiter, Wakeup};
-
-use std::io;
-
-/// Whether an error says that the operation was cancelled.
-///
-/// ```
-/// use towpath_loop::{Instant, Loop, is_canceled, op};
-///
-/// let loop_ = Loop::new()?;
-/// let id = loop_.submit(op::timer_at(Instant::NEVER), |_, outcome| assert!(is_canceled(&outcome.unwrap_err())));
-/// assert!(loop_.cancel(id));
-/// loop_.run()?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-pub fn is_canceled(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ECANCELED)
-}

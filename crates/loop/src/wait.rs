@@ -6,8 +6,10 @@
 //! [`wait`] does not return, and cannot unwind, between the two.
 
 use std::cell::{Cell, UnsafeCell};
+use std::error::Error;
 use std::marker::PhantomPinned;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::current;
 use crate::event_loop::Loop;
@@ -29,6 +31,10 @@ pub unsafe trait Suspend: Sync {
     /// Whether the current task, or outside tasks this thread, should give up waiting: cancelled (or past a deadline)
     /// and not shielded.
     fn is_canceled(&self) -> bool;
+    /// Why, if that was said. Asked when an error is made, see [`canceled`](crate::canceled).
+    fn reason(&self) -> Option<Arc<dyn Error + Send + Sync>> {
+        None
+    }
     /// An operation of the current task completed without waiting: a chance to let others run all the same.
     fn completed_inline(&self);
 }
@@ -100,6 +106,12 @@ pub(crate) fn wait(options: Options, start: impl FnOnce(&Begin<'_>) -> Started) 
         Ok(loop_) => wait_on(&loop_, options, start),
         Err(error) => Outcome::error(error.raw_os_error().unwrap_or(libc::EIO)),
     }
+}
+
+/// What an operation fails with that was cancelled: with the reason, if the current task was, and one was given.
+#[cold]
+pub(crate) fn canceled() -> std::io::Error {
+    crate::canceled(current::hook().and_then(Suspend::reason))
 }
 
 fn wait_on(loop_: &Loop, options: Options, start: impl FnOnce(&Begin<'_>) -> Started) -> Outcome {

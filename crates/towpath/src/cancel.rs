@@ -6,13 +6,15 @@
 //! what is outside of it.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use towpath_loop::{Instant, Loop, OpId, op};
 
-use crate::context;
+use crate::context::{self, Current};
 use crate::task::Header;
 
 /// One link of the chain, in the frame of `timeout` or `shield`.
@@ -65,6 +67,88 @@ pub(crate) fn deadline(task: &Header) -> Instant {
         scope = link.outer;
     }
     earliest
+}
+
+/// Why a task was cancelled, as whoever cancelled it has said.
+pub(crate) type Reason = Arc<dyn Error + Send + Sync>;
+
+/// What makes the waits of the current task fail, and is the outermost of all that would.
+pub(crate) fn cancellation(task: &Header) -> Option<Cancellation> {
+    let mut found = None;
+    let mut scope = task.local.scope.get();
+    while !scope.is_null() {
+        // SAFETY: as in `is_canceled`.
+        let link = unsafe { &*scope };
+        match &link.kind {
+            Kind::Shield => return found,
+            Kind::Deadline { at, fired } => {
+                if fired.get() || (no_timers(task) && Instant::now() >= *at) {
+                    found = Some(Cancellation(Cause::Deadline(*at)));
+                }
+            }
+        }
+        scope = link.outer;
+    }
+    if task.is_canceled() {
+        found = Some(Cancellation(Cause::Request(task.reason().cloned())));
+    }
+    found
+}
+
+/// Why the current task was cancelled, if that is so and a reason was given.
+pub(crate) fn reason() -> Option<Reason> {
+    // SAFETY: used in this frame, which is the task's.
+    let current = unsafe { Current::get() };
+    // Most have none, and that is known at once.
+    current.reason()?;
+    match cancellation(&current)?.0 {
+        Cause::Request(reason) => reason,
+        Cause::Deadline(_) => None,
+    }
+}
+
+/// What the waits of the current task fail with.
+#[cold]
+pub(crate) fn error() -> io::Error {
+    towpath_loop::canceled(reason())
+}
+
+/// Why waits fail: see [`thread::cancellation`](crate::thread::cancellation).
+#[derive(Clone, Debug)]
+pub struct Cancellation(Cause);
+
+#[derive(Clone, Debug)]
+enum Cause {
+    Request(Option<Reason>),
+    Deadline(Instant),
+}
+
+impl Cancellation {
+    /// The reason that was given, if the task was [cancelled with one](crate::thread::JoinHandle::cancel_with).
+    pub fn reason(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        match &self.0 {
+            Cause::Request(reason) => reason.as_deref(),
+            Cause::Deadline(_) => None,
+        }
+    }
+
+    /// The deadline that has passed, if it is one.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.0 {
+            Cause::Request(_) => None,
+            Cause::Deadline(at) => Some(at),
+        }
+    }
+}
+
+impl fmt::Display for Cancellation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Cause::Request(None) => f.write_str("cancelled"),
+            Cause::Request(Some(reason)) => write!(f, "cancelled: {reason}"),
+            Cause::Deadline(_) => f.write_str("the deadline has passed"),
+        }
+    }
 }
 
 /// Runs `f` with a scope around it.
@@ -139,6 +223,17 @@ pub fn deadline_at<T>(at: Instant, f: impl FnOnce() -> io::Result<T>) -> io::Res
 }
 
 fn limit<T>(at: Instant, duration: Option<Duration>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (result, fired) = run_until(at, f)?;
+    match result {
+        Err(error) if fired && crate::is_canceled(&error) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, Elapsed(duration)))
+        }
+        result => result,
+    }
+}
+
+/// Runs `f` with a deadline around it. Its result, and whether it was this deadline that made waits fail, if any did.
+fn run_until<R>(at: Instant, f: impl FnOnce() -> R) -> io::Result<(R, bool)> {
     let fired = Cell::new(at <= Instant::now());
     with_scope(Kind::Deadline { at, fired }, |scope, task| {
         let Kind::Deadline { fired, .. } = &scope.kind else { unreachable!("just made") };
@@ -147,13 +242,65 @@ fn limit<T>(at: Instant, duration: Option<Duration>, f: impl FnOnce() -> io::Res
                 if fired.get() || at == Instant::NEVER { None } else { Some(Alarm::arm(at, fired, task)?) };
             f()
         };
-        match result {
-            Err(error) if crate::is_canceled(&error) && is_mine(scope, task) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, Elapsed(duration)))
-            }
-            result => result,
-        }
+        Ok((result, is_mine(scope, task)))
     })
+}
+
+/// A deadline around code that need not return an [`io::Result`], and that can be asked afterwards.
+///
+/// ```
+/// # use std::time::Duration;
+/// use towpath::{thread, time::Deadline};
+///
+/// let outer = Deadline::after(Duration::from_secs(60));
+/// let inner = Deadline::after(Duration::from_millis(1));
+/// let mut rounds = 0;
+/// outer.run(|| {
+///     inner.run(|| {
+///         while thread::try_sleep(Duration::from_micros(100)).is_ok() {
+///             rounds += 1;
+///         }
+///     })
+/// });
+/// assert!(inner.has_fired() && !outer.has_fired());
+/// ```
+#[derive(Debug)]
+pub struct Deadline {
+    at: Instant,
+    fired: Cell<bool>,
+}
+
+impl Deadline {
+    /// One that passes after `duration`, counted from this call.
+    pub fn after(duration: Duration) -> Deadline {
+        Deadline::at(Instant::now() + duration)
+    }
+
+    /// One that passes at a time.
+    pub fn at(at: Instant) -> Deadline {
+        Deadline { at, fired: Cell::new(false) }
+    }
+
+    /// When it passes.
+    pub fn instant(&self) -> Instant {
+        self.at
+    }
+
+    /// Runs `f`, and makes its waits fail once the deadline has passed: as [`timeout`], whose error it leaves to the caller.
+    ///
+    /// # Panics
+    /// As `f` does; on a plain thread also if that can have no loop.
+    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        let (result, fired) = run_until(self.at, f).expect("a loop for the thread");
+        self.fired.set(self.fired.get() || fired);
+        result
+    }
+
+    /// Whether it had passed when a [`run`](Deadline::run) came to its end, and nothing further out makes waits fail as well:
+    /// then what failed inside for being cancelled failed because of it.
+    pub fn has_fired(&self) -> bool {
+        self.fired.get()
+    }
 }
 
 /// Whether it was this scope that made a wait inside fail, rather than something outside of it. Of several, the

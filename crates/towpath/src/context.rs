@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 
 use towpath_loop::{Instant, Suspend, Waiter, Wakeup};
 
-use crate::cancel;
+use crate::cancel::{self, Reason};
 use crate::cells::Cells;
 use crate::dump;
 use crate::runtime::Shared;
@@ -170,6 +170,13 @@ pub(crate) fn task() -> *const Header {
     TASK.get()
 }
 
+/// Calls `f`, which does not wait, with that task.
+#[inline]
+pub(crate) fn with_task<R>(f: impl FnOnce(Option<&Header>) -> R) -> R {
+    // SAFETY: the task that runs is alive.
+    f(unsafe { TASK.get().as_ref() })
+}
+
 /// Whether tasks that are resumed from now on, on this thread, only tell where they stand.
 pub(crate) fn set_asked(asked: bool) {
     ASKED.set(asked);
@@ -290,6 +297,10 @@ unsafe impl Suspend for Hook {
     fn is_canceled(&self) -> bool {
         // SAFETY: not used beyond this.
         unsafe { running() }.map_or_else(thread_is_canceled, cancel::is_canceled)
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        cancel::reason()
     }
 
     #[inline]

@@ -25,13 +25,14 @@ use std::thread::Thread;
 use towpath_coro::{Coroutine, Yielder};
 use towpath_loop::{Instant, Loop, Remote};
 
-use crate::cancel::Scope;
+use crate::cancel::{Reason, Scope};
 use crate::cells;
 use crate::context;
 use crate::join::JoinCell;
 use crate::signals::Signals;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
 use crate::trace;
+use crate::thread::Locals;
 use crate::why::Why;
 use crate::worker::{self, Mailbox};
 
@@ -53,9 +54,20 @@ pub(crate) struct Header {
     options: Option<Box<Options>>,
     /// Where it was spawned.
     pub(crate) site: &'static Location<'static>,
-    /// How to wake it if it is a thread, or carried out by one.
-    outside: OnceLock<Box<Outside>>,
+    /// What most tasks never have.
+    rare: OnceLock<Box<Rare>>,
     pub(crate) local: Local,
+}
+
+/// What a task has only if it comes to need it.
+#[derive(Default)]
+struct Rare {
+    /// How to wake it if it is a thread, or carried out by one.
+    outside: OnceLock<Outside>,
+    /// Why it was cancelled, if that was said.
+    reason: OnceLock<Reason>,
+    /// Its task-locals: the spawner's before it starts, then only touched by the task itself.
+    locals: Locals,
 }
 
 /// A thread in the role of a task.
@@ -74,6 +86,8 @@ pub(crate) struct Local {
     /// In the run queue.
     pub(crate) queued: Cell<bool>,
     pub(crate) finished: Cell<bool>,
+    /// Its body is over, and its task-locals are gone.
+    over: Cell<bool>,
     /// The innermost of its cancellation scopes, on its stack.
     pub(crate) scope: Cell<*const Scope>,
     /// Where it is among its worker's started tasks.
@@ -156,6 +170,7 @@ impl<F: FnOnce() -> T, T> Typed<F, T> {
             let result = catch_unwind(AssertUnwindSafe(closure));
             trace::ended(header.as_ref(), result.as_ref().err());
             ptr::write(stage, Stage { result: ManuallyDrop::new(result) });
+            header.as_ref().end_locals();
         }
         finish(header);
     }
@@ -168,6 +183,7 @@ impl<F: FnOnce() -> T, T> Typed<F, T> {
             let closure = ManuallyDrop::take(&mut (*stage).closure);
             let _ = catch_unwind(AssertUnwindSafe(move || drop(closure)));
             ptr::write(stage, Stage { result: ManuallyDrop::new(Err(why)) });
+            header.as_ref().end_locals();
         }
         finish(header);
     }
@@ -384,13 +400,14 @@ impl Header {
             id: next_id(),
             options,
             site,
-            outside: OnceLock::new(),
+            rare: OnceLock::new(),
             local: Local {
                 coroutine: UnsafeCell::new(None),
                 yielder: Cell::new(ptr::null()),
                 frame: Cell::new(ptr::null()),
                 queued: Cell::new(false),
                 finished: Cell::new(false),
+                over: Cell::new(false),
                 scope: Cell::new(ptr::null()),
                 place: Cell::new(u32::MAX),
                 ran: Cell::new(Instant::NEVER),
@@ -414,9 +431,39 @@ impl Header {
         !self.local.yielder.get().is_null()
     }
 
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    fn outside(&self) -> Option<&Outside> {
+        self.rare.get()?.outside.get()
+    }
+
+    /// Gives it the task-locals that it inherits. Before it is queued.
+    #[inline]
+    pub(crate) fn inherit(&self, locals: Option<Locals>) {
+        if let Some(locals) = locals {
+            self.rare().locals.fill(&locals);
+        }
+    }
+
+    /// Its task-locals, `None` once they are gone. For the task itself.
+    pub(crate) fn locals(&self) -> Option<&Locals> {
+        if self.local.over.get() { None } else { Some(&self.rare().locals) }
+    }
+
+    /// Drops its task-locals. Afterwards it has none. For the task itself, or who refuses it.
+    #[inline]
+    fn end_locals(&self) {
+        if let Some(rare) = self.rare.get() {
+            rare.locals.end();
+        }
+        self.local.over.set(true);
+    }
+
     /// Makes the calling thread its home.
     pub(crate) fn settle_on_thread(&self, thread: Thread) {
-        let settled = self.outside.set(Box::new(Outside { thread, remote: OnceLock::new() }));
+        let settled = self.rare().outside.set(Outside { thread, remote: OnceLock::new() });
         debug_assert!(settled.is_ok(), "a task starts once");
         self.signals.settle();
     }
@@ -437,7 +484,7 @@ impl Header {
 
     /// Before a thread waits for its loop: a cancel from now on ends the wait.
     pub(crate) fn waits_for_its_loop(&self) {
-        if let Some(outside) = self.outside.get()
+        if let Some(outside) = self.outside()
             && outside.remote.get().is_none()
             && let Ok(loop_) = Loop::current()
         {
@@ -451,7 +498,7 @@ impl Header {
         if self.join.is_finished() {
             return;
         }
-        if let Some(outside) = self.outside.get() {
+        if let Some(outside) = self.outside() {
             outside.thread.unpark();
             if let Some(remote) = outside.remote.get() {
                 remote.wake();
@@ -469,6 +516,22 @@ impl Header {
     pub(crate) fn cancel(&self) {
         self.signals.cancel();
         self.wake();
+    }
+
+    /// Cancels it, and says why. If it is cancelled already the reason stays what it was.
+    pub(crate) fn cancel_with(&self, reason: Option<Reason>) {
+        if let Some(reason) = reason
+            && !self.is_canceled()
+        {
+            // Of two at the same time one wins.
+            let _ = self.rare().reason.set(reason);
+        }
+        self.cancel();
+    }
+
+    /// Why it is cancelled, if that was said.
+    pub(crate) fn reason(&self) -> Option<&Reason> {
+        self.rare.get()?.reason.get()
     }
 
     pub(crate) fn is_canceled(&self) -> bool {

@@ -2,6 +2,6 @@
 
 pub use std::time::Duration;
 
-pub use crate::cancel::{deadline_at, timeout};
-pub use crate::thread::sleep;
+pub use crate::cancel::{Deadline, deadline_at, timeout};
+pub use crate::thread::{sleep, sleep_until};
 pub use towpath_loop::Instant;

@@ -255,6 +255,7 @@ impl Outcome {
             Outcome::FOREIGN_POOL => {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "the buffer pool is in use by another loop"))
             }
+            Outcome::CANCELED => Err(crate::wait::canceled()),
             result if result < 0 => Err(io::Error::from_raw_os_error(-result)),
             result => Ok(result),
         }

@@ -40,8 +40,8 @@ use std::io;
 use towpath_loop::Instant;
 
 pub use self::cases::{
-    Receive, SendTo, acquire, after, at, changed, counted_down, finished, future, lock, next, notified, read, recv,
-    send, set, write,
+    Receive, SendTo, acquire, after, at, changed, counted_down, finished, future, lock, next, notified, read,
+    recv, send, set, write,
 };
 pub use self::dynamic::Select;
 use crate::cancel::{self, Alarm};

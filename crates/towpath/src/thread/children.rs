@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::cancel::Reason;
 use crate::task::TaskRef;
 
 #[derive(Default)]
@@ -11,26 +12,27 @@ pub(super) struct Children(Mutex<Tasks>);
 struct Tasks {
     /// Those that may still run.
     list: Vec<TaskRef>,
-    canceled: bool,
+    /// Why, once they were cancelled.
+    canceled: Option<Option<Reason>>,
 }
 
 impl Children {
     /// Cancels all, and those that are added from now on.
-    pub(super) fn cancel(&self) {
+    pub(super) fn cancel(&self, reason: Option<Reason>) {
         let list = {
             let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.canceled = true;
+            tasks.canceled.get_or_insert_with(|| reason.clone());
             std::mem::take(&mut tasks.list)
         };
-        list.iter().for_each(|task| task.cancel());
+        list.iter().for_each(|task| task.cancel_with(reason.clone()));
     }
 
     /// Adds a task, or cancels it if it comes too late.
     pub(super) fn add(&self, task: &TaskRef) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tasks.canceled {
+        if let Some(reason) = tasks.canceled.clone() {
             drop(tasks);
-            return task.cancel();
+            return task.cancel_with(reason);
         }
         if tasks.list.len() == tasks.list.capacity() {
             // Those that have ended need not be cancelled; forgetting them keeps a list that grows for ever small.

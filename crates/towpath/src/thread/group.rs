@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -126,7 +127,7 @@ impl Drop for Member {
         let sent = self.shared.ended.try_send(self.number);
         debug_assert!(sent.is_ok(), "there is no bound");
         if !self.harmless {
-            self.shared.children.cancel();
+            self.shared.children.cancel(None);
         }
     }
 }
@@ -246,7 +247,12 @@ impl<'scope, T, E> ScopedGroup<'scope, T, E> {
     /// Cancels all tasks, also those that are spawned from now on: see [`JoinHandle::cancel`]. Their results are still to be
     /// had.
     pub fn cancel(&self) {
-        self.shared.children.cancel();
+        self.shared.children.cancel(None);
+    }
+
+    /// [`cancel`](ScopedGroup::cancel), and says why: see [`JoinHandle::cancel_with`].
+    pub fn cancel_with(&self, reason: impl Into<Box<dyn Error + Send + Sync>>) {
+        self.shared.children.cancel(Some(reason.into().into()));
     }
 
     /// How many tasks there are whose result was not taken.
@@ -276,7 +282,7 @@ impl<'scope, T, E> ScopedGroup<'scope, T, E> {
             match block(&mut self.shared.ended.receiving(), limit) {
                 Ok(received) => break received.expect("a group's channel stays open"),
                 Err(_) => {
-                    self.cancel();
+                    self.shared.children.cancel(cancel::reason());
                     limit = Limit::STUBBORN;
                 }
             }
@@ -355,7 +361,7 @@ impl Builder {
         // SAFETY: used in this frame, which is the task's.
         let current = unsafe { Current::get() };
         if cancel::is_canceled(&current) {
-            task.cancel();
+            task.cancel_with(cancel::reason());
         }
         group.members.handles.insert(number, handle);
         Ok(())
@@ -451,7 +457,7 @@ impl fmt::Display for Panic {
     }
 }
 
-impl std::error::Error for Panic {}
+impl Error for Panic {}
 
 impl<E: fmt::Display> fmt::Display for Failure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -463,8 +469,8 @@ impl<E: fmt::Display> fmt::Display for Failure<E> {
     }
 }
 
-impl<E: std::error::Error> std::error::Error for Failure<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl<E: Error> Error for Failure<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Failure::Failed(error) => error.source(),
             Failure::Panicked(_) | Failure::Canceled => None,

@@ -7,6 +7,7 @@
 //! Called from a plain thread outside any runtime, [`spawn`] and [`scope`](scope()) start threads instead, and the rest
 //! concerns the thread: a library can use this module without knowing who calls it.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -23,11 +24,15 @@ use crate::why::Why;
 
 mod children;
 mod group;
+mod local;
 mod placement;
 mod scope;
 
+pub use crate::cancel::Cancellation;
 pub(crate) use group::Collect;
 pub use group::{Failure, Group, Panic, ScopedGroup};
+pub(crate) use local::Locals;
+pub use local::{AccessError, LocalKey};
 pub use placement::Placement;
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use std::thread::{Result, available_parallelism, panicking};
@@ -70,6 +75,7 @@ pub struct Builder {
     name: Option<String>,
     stack_size: Option<usize>,
     placement: Placement,
+    inherits_nothing: bool,
 }
 
 impl Builder {
@@ -87,6 +93,13 @@ impl Builder {
     /// The size of the task's stack in bytes, instead of the runtime's default.
     pub fn stack_size(mut self, bytes: usize) -> Builder {
         self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Whether the task begins with copies of the task-locals that are [inherited](crate::task_local!#inheritance); by default
+    /// it does.
+    pub fn inherit_locals(mut self, inherit: bool) -> Builder {
+        self.inherits_nothing = !inherit;
         self
     }
 
@@ -137,7 +150,7 @@ impl Builder {
                 Some(runtime) => self.launch_on(runtime, f),
                 None => {
                     self.check(None)?;
-                    spawn_thread(self.options(), f)
+                    spawn_thread(self.inherited(), self.options(), f)
                 }
             }
         }
@@ -148,9 +161,10 @@ impl Builder {
     #[track_caller]
     unsafe fn launch_on<F: FnOnce() -> T, T>(self, runtime: &Shared, f: F) -> io::Result<JoinHandle<T>> {
         self.check(Some(runtime))?;
-        let placement = self.placement;
+        let (placement, locals) = (self.placement, self.inherited());
         // SAFETY: the caller's promise.
         let (task, handle) = unsafe { TaskRef::new(self.options(), f) };
+        task.inherit(locals);
         placement.put(runtime, task);
         Ok(JoinHandle::new(handle))
     }
@@ -181,16 +195,22 @@ impl Builder {
         // Here, whatever else was asked for.
         self.placement = Placement::Any;
         self.check(None)?;
+        let (locals, site) = (self.inherited(), Location::caller());
         let options = self.options();
-        let site = Location::caller();
         context::with_worker(|worker| {
             // SAFETY: both are `'static`. The task is queued for this worker only, and the handle is `Send` only if
             // `T` is.
             let (task, handle) = unsafe { TaskRef::new_at(site, options, f) };
+            task.inherit(locals);
             worker.start_later(task);
             JoinHandle::new(handle)
         })
         .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "spawn_local needs a runtime"))
+    }
+
+    /// The task-locals that the task begins with. Asked for before there is a task, for to clone is to run foreign code.
+    fn inherited(&self) -> Option<Locals> {
+        if self.inherits_nothing { None } else { local::inherited() }
     }
 
     fn options(self) -> Option<Box<Options>> {
@@ -209,8 +229,10 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    let locals = local::inherited();
     // SAFETY: both are `'static` and `Send`.
     let (task, handle) = unsafe { TaskRef::new(options, f) };
+    task.inherit(locals);
     runtime.spawn(task);
     JoinHandle::new(handle)
 }
@@ -221,12 +243,14 @@ where
 /// What `f` and its result borrow outlives the thread and the handle, and both may be sent to it.
 #[track_caller]
 unsafe fn spawn_thread<F: FnOnce() -> T, T>(
+    locals: Option<Locals>,
     options: Option<Box<Options>>,
     f: F,
 ) -> io::Result<JoinHandle<T>> {
     let Options { name, stack_size } = options.as_deref().cloned().unwrap_or_default();
     // SAFETY: the caller's promise.
     let (task, handle) = unsafe { TaskRef::new(options, f) };
+    task.inherit(locals);
     let mut builder = std::thread::Builder::new();
     if let Some(name) = name {
         builder = builder.name(name.into());
@@ -309,6 +333,25 @@ impl<T> JoinHandle<T> {
     /// [`is_canceled`](crate::is_canceled) recognises. One that has not started never runs.
     pub fn cancel(&self) {
         self.task().cancel();
+    }
+
+    /// [`cancel`](JoinHandle::cancel), and says why: a text or an error, which [`cancellation`] tells the task, and which is in
+    /// the errors of its waits, to be displayed. Of several requests the first one counts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use towpath::thread;
+    ///
+    /// let task = thread::spawn(|| thread::try_sleep(Duration::from_secs(60)));
+    /// task.cancel_with("the server is going down");
+    /// if let Ok(slept) = task.join() {
+    ///     let error = slept.unwrap_err();
+    ///     assert!(towpath::is_canceled(&error));
+    ///     assert_eq!(error.to_string(), "cancelled: the server is going down");
+    /// } // or else it was cancelled before it started
+    /// ```
+    pub fn cancel_with(&self, reason: impl Into<Box<dyn Error + Send + Sync>>) {
+        self.task().cancel_with(Some(reason.into().into()));
     }
 
     /// Whether the task has ended: joining would not wait.
@@ -436,6 +479,24 @@ pub fn is_canceled() -> bool {
     cancel::is_canceled(&current)
 }
 
+/// What makes the current task's waits fail, if something does: a request, with its reason, or a deadline. Of several it is
+/// the outermost, which the waits after all of them will fail for. See [`is_canceled`].
+///
+/// ```
+/// use std::time::Duration;
+/// use towpath::{thread, time::Deadline};
+///
+/// assert!(thread::cancellation().is_none());
+/// let deadline = Deadline::after(Duration::ZERO);
+/// let why = deadline.run(|| thread::cancellation().unwrap());
+/// assert_eq!(why.deadline(), Some(deadline.instant()));
+/// ```
+pub fn cancellation() -> Option<Cancellation> {
+    // SAFETY: used in this frame, which is the task's.
+    let current = unsafe { context::Current::get() };
+    cancel::cancellation(&current)
+}
+
 /// Lets other tasks of this worker run first.
 #[inline]
 pub fn yield_now() {
@@ -451,6 +512,15 @@ pub fn sleep(duration: Duration) {
         && !crate::is_canceled(&error)
     {
         std::thread::sleep(duration);
+    }
+}
+
+/// Waits until a time has come; less only if the task is cancelled, as the next wait will tell.
+pub fn sleep_until(deadline: Instant) {
+    if let Err(error) = op::timer_at(deadline).wait()
+        && !crate::is_canceled(&error)
+    {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -21,8 +21,8 @@ pub enum Placement {
     /// On the worker of that number, in any case; `InvalidInput` if there is none. Worker 0 is the thread that calls
     /// [`Runtime::run`](crate::Runtime::run): what is placed there starts while it does. `Unsupported` outside of any runtime.
     Worker(usize),
-    /// On the worker that has the fewest tasks now, unless an idle one is first to take it. For connections, say, that
-    /// one task accepts.
+    /// On the worker that has the fewest tasks now, in any case. For what lives long and mostly waits, as connections do that
+    /// one task accepts: idle workers would take one after the other.
     LeastLoaded,
 }
 
@@ -47,7 +47,7 @@ impl Placement {
     pub(super) fn put(self, runtime: &Shared, task: TaskRef) {
         let index = match self {
             Placement::Any => return runtime.spawn(task),
-            Placement::LeastLoaded => return runtime.inject(runtime.least_loaded().0, task),
+            Placement::LeastLoaded => Some(runtime.least_loaded().0),
             Placement::Local => None,
             Placement::Worker(index) => Some(index),
         };

@@ -3,6 +3,7 @@
 //! `scope` returns only when all of its tasks have ended, also where it panics. That makes borrowing sound although
 //! frames of tasks can be leaked: a frame that is leaked keeps what is borrowed from it for ever.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -89,7 +90,7 @@ where
     let over = || data.running.load(Ordering::Acquire) == 0;
     let why = Why::SCOPE;
     if !context::wait_until(&owner, why, Instant::NEVER, true, over) {
-        data.tasks.cancel();
+        data.tasks.cancel(cancel::reason());
         while !context::wait_until(&owner, why, Instant::NEVER, false, over) {}
     }
     match result {
@@ -119,7 +120,12 @@ impl<'scope> Scope<'scope, '_> {
 
     /// Cancels the tasks of this scope, also those that are spawned in it from now on.
     pub fn cancel(&self) {
-        self.data.tasks.cancel();
+        self.data.tasks.cancel(None);
+    }
+
+    /// [`cancel`](Scope::cancel), and says why: see [`JoinHandle::cancel_with`].
+    pub fn cancel_with(&self, reason: impl Into<Box<dyn Error + Send + Sync>>) {
+        self.data.tasks.cancel(Some(reason.into().into()));
     }
 }
 
@@ -163,7 +169,7 @@ impl Data {
         let me = context::current();
         // The scopes around the owner are its own to look at.
         if std::ptr::eq(&*self.owner, &*me) && cancel::is_canceled(&me) {
-            handle.cancel();
+            handle.task().cancel_with(cancel::reason());
         }
         Ok(ScopedJoinHandle { handle, data: self, _scope: PhantomData })
     }
@@ -217,7 +223,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     pub fn join(self) -> Result<T> {
         let ScopedJoinHandle { handle, data, .. } = self;
         let is_owner = std::ptr::eq(&*context::current(), &*data.owner);
-        let cancel = || data.tasks.cancel();
+        let cancel = || data.tasks.cancel(cancel::reason());
         handle
             .join_or(is_owner.then_some(&cancel))
             .and_then(|mut scoped| scoped.result.take().expect("joined once"))
@@ -226,6 +232,11 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// Cancels the task: see [`JoinHandle::cancel`].
     pub fn cancel(&self) {
         self.handle.cancel();
+    }
+
+    /// Cancels the task, and says why: see [`JoinHandle::cancel_with`].
+    pub fn cancel_with(&self, reason: impl Into<Box<dyn Error + Send + Sync>>) {
+        self.handle.cancel_with(reason);
     }
 
     /// Whether the task has ended.

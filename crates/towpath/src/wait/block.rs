@@ -39,7 +39,7 @@ impl From<GaveUp> for io::Error {
     fn from(reason: GaveUp) -> io::Error {
         match reason {
             GaveUp::TimedOut => io::ErrorKind::TimedOut.into(),
-            GaveUp::Canceled => io::Error::from_raw_os_error(libc::ECANCELED),
+            GaveUp::Canceled => cancel::error(),
         }
     }
 }

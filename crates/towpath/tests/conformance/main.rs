@@ -6,7 +6,9 @@ mod common;
 mod dump;
 mod fairness;
 mod groups;
+mod locals;
 mod placement;
+mod reasons;
 mod scope;
 mod sockets;
 mod streams;
@@ -172,6 +174,24 @@ const GROUPS: &[Test] = &[
     test!(groups::group_builder),
 ];
 
+const LOCALS: &[Test] = &[
+    test!(locals::j14_isolated_between_tasks),
+    test!(locals::j14_cells),
+    test!(locals::j14_destructors),
+    test!(locals::j14_on_plain_threads),
+    test!(locals::j14_inherited),
+    test!(locals::j14_inherited_by_tasks_that_never_start),
+    test!(locals::j09_locals_of_suspended_tasks).busy(),
+];
+
+const REASONS: &[Test] = &[
+    test!(reasons::c17_reasons_and_blocking_work),
+    test!(reasons::c18_reasons_of_requests).busy(),
+    test!(reasons::c18_reasons_are_passed_on).busy(),
+    test!(reasons::c18_deadlines_that_know),
+    test!(reasons::c18_request_beats_deadlines),
+];
+
 const PLACEMENT: &[Test] = &[
     test!(placement::each_task_where_it_was_placed).busy(),
     test!(placement::places_that_there_are_not),
@@ -244,8 +264,8 @@ const STREAMS: &[Test] = &[
 fn main() -> ExitCode {
     towpath_harness::main(
         &[
-            CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, PLACEMENT, TIMERS, TASKS, FAIRNESS,
-            UI,
+            CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, LOCALS, REASONS, PLACEMENT, TIMERS,
+            TASKS, FAIRNESS, UI,
         ]
         .concat(),
     )
