@@ -86,3 +86,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/CHANNELS.md")]
 struct Channels;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/TASKS.md")]
+struct Tasks;

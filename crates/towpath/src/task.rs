@@ -54,8 +54,8 @@ pub(crate) struct Header {
     options: Option<Box<Options>>,
     /// Where it was spawned.
     pub(crate) site: &'static Location<'static>,
-    /// What most tasks never have.
-    rare: OnceLock<Box<Rare>>,
+    /// What most tasks never have. Dropped by hand, which costs those tasks less.
+    rare: ManuallyDrop<OnceLock<Box<Rare>>>,
     pub(crate) local: Local,
 }
 
@@ -400,7 +400,7 @@ impl Header {
             id: next_id(),
             options,
             site,
-            rare: OnceLock::new(),
+            rare: ManuallyDrop::new(OnceLock::new()),
             local: Local {
                 coroutine: UnsafeCell::new(None),
                 yielder: Cell::new(ptr::null()),
@@ -584,7 +584,12 @@ impl Local {
 }
 
 impl Drop for Header {
+    #[inline]
     fn drop(&mut self) {
+        if self.rare.get().is_some() {
+            // SAFETY: not used after this.
+            unsafe { ManuallyDrop::drop(&mut self.rare) }
+        }
         let home = self.home.load(Ordering::Relaxed);
         if !home.is_null() {
             // SAFETY: the count that `settle` put there.

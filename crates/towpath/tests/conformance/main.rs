@@ -7,8 +7,10 @@ mod dump;
 mod fairness;
 mod groups;
 mod locals;
+mod parity;
 mod placement;
 mod reasons;
+mod runtimes;
 mod scope;
 mod sockets;
 mod streams;
@@ -192,6 +194,16 @@ const REASONS: &[Test] = &[
     test!(reasons::c18_request_beats_deadlines),
 ];
 
+const RUNTIMES: &[Test] = &[
+    test!(runtimes::r01_runtime_inside_a_task).busy(),
+    test!(runtimes::r01_runtime_ends_under_others),
+    test!(runtimes::r01_workers_by_affinity),
+    test!(runtimes::r01_workers_by_quota),
+    test!(runtimes::r09_messages_and_locks_between_runtimes).busy(),
+    test!(runtimes::r09_handles_between_runtimes).busy(),
+    test!(parity::one_program_for_threads_and_tasks).busy(),
+];
+
 const PLACEMENT: &[Test] = &[
     test!(placement::each_task_where_it_was_placed).busy(),
     test!(placement::places_that_there_are_not),
@@ -264,8 +276,8 @@ const STREAMS: &[Test] = &[
 fn main() -> ExitCode {
     towpath_harness::main(
         &[
-            CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, LOCALS, REASONS, PLACEMENT, TIMERS,
-            TASKS, FAIRNESS, UI,
+            CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, LOCALS, REASONS, RUNTIMES,
+            PLACEMENT, TIMERS, TASKS, FAIRNESS, UI,
         ]
         .concat(),
     )
