@@ -31,8 +31,8 @@ use crate::context;
 use crate::join::JoinCell;
 use crate::signals::Signals;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
-use crate::trace;
 use crate::thread::Locals;
+use crate::trace;
 use crate::why::Why;
 use crate::worker::{self, Mailbox};
 

@@ -48,6 +48,7 @@ pub fn c18_reasons_of_requests() {
             begin.store(1, Ordering::SeqCst);
             assert_reason(&try_sleep(LONG).unwrap_err(), "reason 1");
             assert_reason(&(&stream).read(&mut [0; 8]).unwrap_err(), "reason 1");
+            assert_reason(&thread::try_park().unwrap_err(), "reason 1");
             assert_reason(&Event::new().wait().unwrap_err(), "reason 1");
             assert_reason(&Semaphore::new(0).acquire(1).unwrap_err(), "reason 1");
             let (_sender, receiver) = mpsc::channel::<()>();

@@ -1,6 +1,7 @@
 //! Several runtimes in one process, with plain threads between them; how many workers one has.
 
-use std::io;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -174,39 +175,57 @@ pub fn r01_workers_by_affinity() {
 
 /// And no more than the quota of its control group is worth, where groups can be made.
 pub fn r01_workers_by_quota() {
-    let Some(group) = Group::new() else {
+    let group = Quota::kinds().find_map(|(line, root, file, text)| Quota::new(line, root, file, text).ok());
+    let Some(group) = group else {
         towpath_harness::skip("no control group with a quota can be made here");
     };
-    assert_eq!(workers_by_default(), 1, "a quota of one processor");
+    let (workers, there_are) = (workers_by_default(), thread::available_parallelism().unwrap().get());
     drop(group);
+    assert_eq!((workers, there_are), (1, 1), "a quota of one processor");
 }
 
 /// A control group with a quota of one processor, with this process in it.
-struct Group {
-    path: std::path::PathBuf,
-    before: std::path::PathBuf,
+struct Quota {
+    path: PathBuf,
+    before: PathBuf,
 }
 
-impl Group {
-    fn new() -> Option<Group> {
-        let root = std::path::Path::new("/sys/fs/cgroup");
-        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        let before = root.join(own.lines().find_map(|line| line.strip_prefix("0::/"))?);
-        let path = root.join(format!("towpath-test-{}", std::process::id()));
-        let make = || -> io::Result<()> {
-            std::fs::create_dir(&path)?;
-            std::fs::write(path.join("cpu.max"), "100000 100000")?;
-            std::fs::write(path.join("cgroup.procs"), "0")
-        };
-        let group = Group { path: path.clone(), before };
-        // What was made in vain goes with `group`.
-        make().is_ok().then_some(group)
+impl Quota {
+    /// What precedes the group in `/proc/self/cgroup`, where its hierarchy is, and how a quota is set there: in the second
+    /// version, and in the first.
+    fn kinds() -> impl Iterator<Item = (&'static str, &'static str, &'static str, &'static str)> {
+        [
+            ("::", "/sys/fs/cgroup", "cpu.max", "100000 100000"),
+            (":cpu:", "/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
+            (":cpu,cpuacct:", "/sys/fs/cgroup/cpu,cpuacct", "cpu.cfs_quota_us", "100000"),
+        ]
+        .into_iter()
+    }
+
+    fn new(line: &str, root: &str, file: &str, text: &str) -> io::Result<Quota> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup")?;
+        let own = groups.lines().find_map(|group| group.split_once(line)).ok_or(io::ErrorKind::NotFound)?;
+        let before = Path::new(root).join(own.1.trim_start_matches('/'));
+        let path = before.join(format!("towpath-test-{}", std::process::id()));
+        // Where this is no control group there is no such file, and none is to be made.
+        std::fs::metadata(before.join("cgroup.procs"))?;
+        std::fs::create_dir(&path)?;
+        // What was made in vain goes with it.
+        let group = Quota { path, before };
+        write(&group.path.join(file), text)?;
+        write(&group.path.join("cgroup.procs"), "0")?;
+        Ok(group)
     }
 }
 
-impl Drop for Group {
+impl Drop for Quota {
     fn drop(&mut self) {
-        let _ = std::fs::write(self.before.join("cgroup.procs"), "0");
+        let _ = write(&self.before.join("cgroup.procs"), "0");
         let _ = std::fs::remove_dir(&self.path);
     }
+}
+
+/// Writes to a file that is there.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    std::fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
