@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use towpath_loop::{Instant, Loop, OpId, op};
 
-use crate::context::{self, Current};
+use crate::context;
 use crate::task::Header;
 
 /// One link of the chain, in the frame of `timeout` or `shield`.
@@ -97,14 +97,15 @@ pub(crate) fn cancellation(task: &Header) -> Option<Cancellation> {
 
 /// Why the current task was cancelled, if that is so and a reason was given.
 pub(crate) fn reason() -> Option<Reason> {
-    // SAFETY: used in this frame, which is the task's.
-    let current = unsafe { Current::get() };
-    // Most have none, and that is known at once.
-    current.reason()?;
-    match cancellation(&current)?.0 {
-        Cause::Request(reason) => reason,
-        Cause::Deadline(_) => None,
-    }
+    context::with_who_waits(|task| {
+        // Most have none, and that is known at once.
+        task.reason()?;
+        match cancellation(task)?.0 {
+            Cause::Request(reason) => reason,
+            Cause::Deadline(_) => None,
+        }
+    })
+    .flatten()
 }
 
 /// What the waits of the current task fail with.

@@ -177,6 +177,14 @@ pub(crate) fn with_task<R>(f: impl FnOnce(Option<&Header>) -> R) -> R {
     f(unsafe { TASK.get().as_ref() })
 }
 
+/// Calls `f`, which does not wait, with that task, or else this thread in its role, if it has ever had to wait.
+pub(crate) fn with_who_waits<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
+    with_task(|task| match task {
+        Some(task) => Some(f(task)),
+        None => THREAD.try_with(|thread| thread.get().map(|thread| f(thread))).ok().flatten(),
+    })
+}
+
 /// Whether tasks that are resumed from now on, on this thread, only tell where they stand.
 pub(crate) fn set_asked(asked: bool) {
     ASKED.set(asked);
