@@ -27,6 +27,11 @@ impl Children {
         list.iter().for_each(|task| task.cancel_with(reason.clone()));
     }
 
+    /// Whether they were cancelled, and why.
+    pub(super) fn canceled(&self) -> Option<Option<Reason>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).canceled.clone()
+    }
+
     /// Adds a task, or cancels it if it comes too late.
     pub(super) fn add(&self, task: &TaskRef) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -345,12 +345,16 @@ impl Builder {
             member.harmless |= result.is_ok();
             result
         };
+        // SAFETY: used in this frame, which is the task's.
+        let current = unsafe { Current::get() };
+        let late = cancel::is_canceled(&current).then(cancel::reason);
+        let builder = self.canceled(group.shared.children.canceled().or(late));
         // SAFETY: both are `Send`. Without a scope `'scope` is `'static`, for nothing else makes such a group and the
         // lifetime is invariant; with one, that is there for `'scope`.
         let handle = unsafe {
             match group.scope {
-                None => Handle::Free(self.launch(body)?),
-                Some(scope) => Handle::Scoped(scope.spawn(self, body)?),
+                None => Handle::Free(builder.launch(body)?),
+                Some(scope) => Handle::Scoped(scope.spawn(builder, body)?),
             }
         };
         let task = match &handle {
@@ -358,11 +362,6 @@ impl Builder {
             Handle::Scoped(handle) => handle.task(),
         };
         group.shared.children.add(task);
-        // SAFETY: used in this frame, which is the task's.
-        let current = unsafe { Current::get() };
-        if cancel::is_canceled(&current) {
-            task.cancel_with(cancel::reason());
-        }
         group.members.handles.insert(number, handle);
         Ok(())
     }

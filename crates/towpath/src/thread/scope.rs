@@ -160,17 +160,17 @@ impl Data {
         builder: Builder,
         f: F,
     ) -> io::Result<ScopedJoinHandle<'scope, T>> {
+        let me = context::current();
+        // The scopes around the owner are its own to look at.
+        let late = std::ptr::eq(&*self.owner, &*me) && cancel::is_canceled(&me);
+        let canceled = self.tasks.canceled().or(late.then(cancel::reason));
+        let builder = if canceled.is_some() { builder.canceled(canceled) } else { builder };
         self.running.fetch_add(1, Ordering::Relaxed);
         let body = Body { f, running: Running(self.clone()) };
         // SAFETY: `scope` does not return before `running` is dropped, which the closure owns and passes on to the result:
         // both are gone by then. Both are `Send`.
         let handle = unsafe { builder.launch(move || body.run()) }?;
         self.tasks.add(handle.task());
-        let me = context::current();
-        // The scopes around the owner are its own to look at.
-        if std::ptr::eq(&*self.owner, &*me) && cancel::is_canceled(&me) {
-            handle.task().cancel_with(cancel::reason());
-        }
         Ok(ScopedJoinHandle { handle, data: self, _scope: PhantomData })
     }
 }

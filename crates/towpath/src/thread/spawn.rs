@@ -2,10 +2,10 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::panic::Location;
 
-use super::local::{self, Locals};
+use super::local;
 use super::{JoinHandle, Placement};
+use crate::cancel::Reason;
 use crate::context;
 use crate::runtime::{Handle, Shared};
 use crate::task::{Options, TaskRef};
@@ -49,6 +49,8 @@ pub struct Builder {
     stack_size: Option<usize>,
     placement: Placement,
     inherits_nothing: bool,
+    /// It is cancelled before anybody can start it, for that reason.
+    canceled: Option<Option<Reason>>,
 }
 
 impl Builder {
@@ -123,7 +125,7 @@ impl Builder {
                 Some(runtime) => self.launch_on(runtime, f),
                 None => {
                     self.check(None)?;
-                    spawn_thread(self.inherited(), self.options(), f)
+                    spawn_thread(self, f)
                 }
             }
         }
@@ -134,12 +136,37 @@ impl Builder {
     #[track_caller]
     unsafe fn launch_on<F: FnOnce() -> T, T>(self, runtime: &Shared, f: F) -> io::Result<JoinHandle<T>> {
         self.check(Some(runtime))?;
-        let (placement, locals) = (self.placement, self.inherited());
+        let placement = self.placement;
         // SAFETY: the caller's promise.
-        let (task, handle) = unsafe { TaskRef::new(self.options(), f) };
-        task.inherit(locals);
+        let (task, handle) = unsafe { self.task(f) };
         placement.put(runtime, task);
         Ok(JoinHandle::new(handle))
+    }
+
+    /// For what comes to a group or a scope that is cancelled: `None` if that is not.
+    pub(super) fn canceled(mut self, reason: Option<Option<Reason>>) -> Builder {
+        self.canceled = reason;
+        self
+    }
+
+    /// The task, before anybody knows of it.
+    ///
+    /// # Safety
+    /// As [`TaskRef::new`].
+    #[track_caller]
+    unsafe fn task<F: FnOnce() -> T, T>(self, f: F) -> (TaskRef, TaskRef) {
+        // First, for to clone is to run foreign code.
+        let locals = if self.inherits_nothing { None } else { local::inherited() };
+        let name = self.name.map(String::into_boxed_str);
+        let has_options = name.is_some() || self.stack_size.is_some();
+        let options = has_options.then(|| Box::new(Options { name, stack_size: self.stack_size }));
+        // SAFETY: the caller's promise.
+        let (task, handle) = unsafe { TaskRef::new(options, f) };
+        task.inherit(locals);
+        if let Some(reason) = self.canceled {
+            task.cancel_with(reason);
+        }
+        (task, handle)
     }
 
     /// Whether these options can be had on the runtime of the current task, or else of a thread.
@@ -168,30 +195,13 @@ impl Builder {
         // Here, whatever else was asked for.
         self.placement = Placement::Any;
         self.check(None)?;
-        let (locals, site) = (self.inherited(), Location::caller());
-        let options = self.options();
-        context::with_worker(|worker| {
-            // SAFETY: both are `'static`. The task is queued for this worker only, and the handle is `Send` only if
-            // `T` is.
-            let (task, handle) = unsafe { TaskRef::new_at(site, options, f) };
-            task.inherit(locals);
-            worker.start_later(task);
-            JoinHandle::new(handle)
-        })
-        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "spawn_local needs a runtime"))
-    }
-
-    /// The task-locals that the task begins with. Asked for before there is a task, for to clone is to run foreign code.
-    fn inherited(&self) -> Option<Locals> {
-        if self.inherits_nothing { None } else { local::inherited() }
-    }
-
-    fn options(self) -> Option<Box<Options>> {
-        if self.name.is_none() && self.stack_size.is_none() {
-            return None;
+        if context::with_worker(|_| ()).is_none() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "spawn_local needs a runtime"));
         }
-        let name = self.name.map(String::into_boxed_str);
-        Some(Box::new(Options { name, stack_size: self.stack_size }))
+        // SAFETY: both are `'static`. The task is queued for this worker only, and the handle is `Send` only if `T` is.
+        let (task, handle) = unsafe { self.task(f) };
+        context::with_worker(|worker| worker.start_later(task));
+        Ok(JoinHandle::new(handle))
     }
 }
 
@@ -215,18 +225,13 @@ where
 /// # Safety
 /// What `f` and its result borrow outlives the thread and the handle, and both may be sent to it.
 #[track_caller]
-unsafe fn spawn_thread<F: FnOnce() -> T, T>(
-    locals: Option<Locals>,
-    options: Option<Box<Options>>,
-    f: F,
-) -> io::Result<JoinHandle<T>> {
-    let Options { name, stack_size } = options.as_deref().cloned().unwrap_or_default();
+unsafe fn spawn_thread<F: FnOnce() -> T, T>(builder: Builder, f: F) -> io::Result<JoinHandle<T>> {
+    let (name, stack_size) = (builder.name.clone(), builder.stack_size);
     // SAFETY: the caller's promise.
-    let (task, handle) = unsafe { TaskRef::new(options, f) };
-    task.inherit(locals);
+    let (task, handle) = unsafe { builder.task(f) };
     let mut builder = std::thread::Builder::new();
     if let Some(name) = name {
-        builder = builder.name(name.into());
+        builder = builder.name(name);
     }
     if let Some(size) = stack_size {
         builder = builder.stack_size(size);
