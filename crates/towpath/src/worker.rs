@@ -545,8 +545,13 @@ impl Worker {
         // SAFETY: this is the owner of the queue.
         let spawned: Vec<_> = std::iter::from_fn(|| unsafe { self.mailbox.spawned.pop() }).collect();
         spawned.iter().for_each(&mut f);
+        let any = !spawned.is_empty();
         // SAFETY: as above.
         spawned.into_iter().for_each(|task| unsafe { self.mailbox.spawned.push(task) });
+        if any && self.shared.mailboxes.len() > 1 {
+            // Whoever fell asleep meanwhile saw none.
+            self.shared.notify_of_own(self.index);
+        }
         self.mailbox.for_each_injected(f);
     }
 
