@@ -97,6 +97,7 @@ fn watch(shared: &Shared, watched: &Watched, threshold: Duration, stopped: &mpsc
                 *seen = Seen { task, switches, since: Instant::now(), told: false };
             } else if !seen.told && seen.since.elapsed() >= threshold {
                 seen.told = true;
+                watched.stalls.fetch_add(1, Ordering::Relaxed);
                 let addresses = probe::addresses(counters.thread());
                 // If it has gone on meanwhile, they may be another task's.
                 let addresses = addresses.filter(|_| counters.running() == (task, switches));
@@ -108,7 +109,6 @@ fn watch(shared: &Shared, watched: &Watched, threshold: Duration, stopped: &mpsc
                     backtrace: addresses.map(|addresses| dump::resolve(&addresses)),
                 };
                 shared.hook.tell(&Warning::Stall(stall));
-                watched.stalls.fetch_add(1, Ordering::Relaxed);
             }
         }
         if quiet.is_over(shared, threshold) {
