@@ -36,12 +36,22 @@ pub(crate) fn lock<T>(lock: &Lock<T>) -> impl std::ops::DerefMut<Target = T> + '
     lock.lock()
 }
 
-/// Lets other threads run.
-pub(crate) fn yield_thread() {
+/// Between two looks at what another thread is about to do. Whoever has looked often gives way: first to who can run, then
+/// to everybody, so that one who has lost its processor gets it back whatever the scheduler's policy.
+pub(crate) fn give_way(looks: &mut u32) {
+    #[cfg(not(loom))]
+    {
+        const SPINS: u32 = 64;
+        const YIELDS: u32 = 128;
+        match *looks {
+            0..SPINS => std::hint::spin_loop(),
+            SPINS..YIELDS => std::thread::yield_now(),
+            _ => std::thread::sleep(std::time::Duration::from_micros(50)),
+        }
+    }
     #[cfg(loom)]
     loom::thread::yield_now();
-    #[cfg(not(loom))]
-    std::thread::yield_now();
+    *looks = looks.saturating_add(1);
 }
 
 /// A function that is `const`, but under loom, whose types cannot be made in constants.

@@ -43,7 +43,7 @@ unsafe impl<A: Arm, F> Branch for ArmCase<A, F> {
         self.arm.leave();
     }
 
-    fn finish(&mut self) -> bool {
+    unsafe fn finish(&mut self) -> bool {
         // What has to be tried again is tried at once: should another case win meanwhile, the wake-up would be lost.
         self.won = self.arm.finish().or_else(|| self.arm.attempt());
         self.won.is_some()
@@ -226,7 +226,7 @@ unsafe impl Branch for Time {
 
     fn leave(&mut self) {}
 
-    fn finish(&mut self) -> bool {
+    unsafe fn finish(&mut self) -> bool {
         false
     }
 
@@ -268,7 +268,7 @@ unsafe impl<T> Branch for Finished<'_, T> {
         self.task.stop_waiting();
     }
 
-    fn finish(&mut self) -> bool {
+    unsafe fn finish(&mut self) -> bool {
         false
     }
 
@@ -328,7 +328,7 @@ unsafe impl<C: Collect<R>, R> Branch for Next<'_, C, R> {
         self.arm.leave();
     }
 
-    fn finish(&mut self) -> bool {
+    unsafe fn finish(&mut self) -> bool {
         let ended = self.arm.finish();
         self.collect(ended)
     }
@@ -382,7 +382,9 @@ impl std::task::Wake for Bell {
             rings.rung = true;
             match rings.waiter.take() {
                 // SAFETY: it is there until `leave`, which needs the lock, or until it is completed.
-                Some((waiter, index)) if unsafe { (*waiter).claim(index) } => unsafe { (*waiter).complete() },
+                Some((waiter, index)) if unsafe { (*waiter).claim(index) } => unsafe {
+                    Waiter::complete(waiter)
+                },
                 _ => Wake::NOBODY,
             }
         };
@@ -419,7 +421,7 @@ unsafe impl<F: Future + Unpin> Branch for Polled<'_, F> {
         locked(&self.bell.0).waiter = None;
     }
 
-    fn finish(&mut self) -> bool {
+    unsafe fn finish(&mut self) -> bool {
         self.poll()
     }
 }

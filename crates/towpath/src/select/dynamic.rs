@@ -49,8 +49,9 @@ unsafe impl<C: Case, F> Branch for Map<C, F> {
     fn leave(&mut self) {
         self.case.leave();
     }
-    fn finish(&mut self) -> bool {
-        self.case.finish()
+    unsafe fn finish(&mut self) -> bool {
+        // SAFETY: passed on to the caller.
+        unsafe { self.case.finish() }
     }
     fn deadline(&self) -> towpath_loop::Instant {
         self.case.deadline()

@@ -77,7 +77,11 @@ pub(crate) mod sealed {
         /// Leaves, not having been claimed.
         fn leave(&mut self);
         /// Takes what it was claimed for, and keeps it. False if it has to be tried again.
-        fn finish(&mut self) -> bool;
+        ///
+        /// # Safety
+        /// It was queued, has been claimed, and what it was claimed for is complete. (A method of `Case`, as far as
+        /// generic code of others is concerned: it could make guards of locks that nobody has locked.)
+        unsafe fn finish(&mut self) -> bool;
         /// When it can be done at the latest.
         fn deadline(&self) -> Instant {
             Instant::NEVER
@@ -129,6 +133,8 @@ fn choose(branches: &mut [Numbered<'_>], wait: bool) -> io::Result<Option<usize>
         if cancel::is_canceled(&current) {
             return Err(GaveUp::Canceled.into());
         }
+        // A future that wakes itself whenever it is polled may wait for a task that is to run here.
+        context::with_worker(Worker::charge);
     }
 }
 
@@ -146,7 +152,8 @@ fn wait_once(branches: &mut [Numbered<'_>], current: &Current, until: Instant) -
         // Whoever claimed it is about to complete it.
         context::wait_until(current, Why::SELECT, Instant::NEVER, false, || waiter.done().is_some());
     }
-    leave(&mut branches[..queued], waiter.done())
+    // SAFETY: these are queued for it, which has been completed, or gave up.
+    unsafe { leave(&mut branches[..queued], waiter.done()) }
 }
 
 /// Queues in all of them, up to one that could be done. How many are queued.
@@ -161,14 +168,18 @@ unsafe fn queue(branches: &mut [Numbered<'_>], waiter: &Waiter) -> usize {
 }
 
 /// Leaves all of them, but for the one that was claimed. Its number, if it brings something.
-fn leave(queued: &mut [Numbered<'_>], claimed: Option<usize>) -> Option<usize> {
+///
+/// # Safety
+/// They are queued, for a waiter of which this is [`Waiter::done`].
+unsafe fn leave(queued: &mut [Numbered<'_>], claimed: Option<usize>) -> Option<usize> {
     for (place, (_, branch)) in queued.iter_mut().enumerate() {
         if claimed != Some(place) {
             branch.leave();
         }
     }
     let (number, branch) = &mut queued[claimed?];
-    branch.finish().then_some(*number)
+    // SAFETY: the waiter is done, by this one.
+    unsafe { branch.finish() }.then_some(*number)
 }
 
 /// Brings them into any order, so that none is preferred. The same each time for the same program: what is random comes
@@ -319,7 +330,8 @@ mod models {
                 }
                 if waiter.poll(context.waker()) { Poll::Ready(waiter.done()) } else { Poll::Pending }
             }));
-            if let Some(number) = leave(&mut branches[..queued], claimed) {
+            // SAFETY: as in `wait_once`.
+            if let Some(number) = unsafe { leave(&mut branches[..queued], claimed) } {
                 return number;
             }
         }

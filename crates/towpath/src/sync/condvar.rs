@@ -246,21 +246,12 @@ unsafe impl<'a> Arm for Awaiting<'a> {
     }
 
     unsafe fn enter(&mut self, waiter: &Waiter, index: usize, alone: bool) -> Entered<Notification<'a>> {
-        /// Who gets the lock may be a future whose waker panics; then the caller's frame goes.
-        struct LeaveOnPanic<'b, 'a>(&'b mut Awaiting<'a>);
-        impl Drop for LeaveOnPanic<'_, '_> {
-            fn drop(&mut self) {
-                self.0.leave();
-            }
-        }
         self.condvar.waiting.fetch_add(1, Ordering::Relaxed);
         self.queued = true;
         // SAFETY: passed on to the caller.
         let entered = unsafe { self.until.enter(waiter, index, alone) };
         debug_assert!(matches!(entered, Entered::Queued), "it never is notified before");
-        let in_queue = LeaveOnPanic(self);
-        in_queue.0.unlock();
-        mem::forget(in_queue);
+        self.unlock();
         Entered::Queued
     }
 

@@ -11,6 +11,15 @@
 //! by that: a lock, permit or item that came at the same moment is taken, or goes to the next in the queue. Where there is no
 //! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
 
+//!
+//! # Threads and wakers
+//!
+//! A plain thread that waits is parked meanwhile, as it is by `std`'s channels: a token that somebody gave it with
+//! `std::thread::Thread::unpark` for a purpose of their own may be gone afterwards, and there may be one that nobody gave it.
+//!
+//! Wakers of futures are called by whoever lets them go on, without any lock held, after the tasks that are woken at the same time. If
+//! one panics, the panic hook tells so, and that is all: it is not a panic of the one who calls it.
+
 mod barrier;
 pub mod broadcast;
 mod condvar;

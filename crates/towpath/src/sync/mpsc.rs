@@ -21,6 +21,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::RefUnwindSafe;
 use std::time::Duration;
 
 use super::mpmc;
@@ -50,6 +51,8 @@ pub struct Receiver<T> {
     /// As `std`'s.
     _not_sync: PhantomData<Cell<()>>,
 }
+
+impl<T> RefUnwindSafe for Receiver<T> {}
 
 impl<T> Sender<T> {
     /// Sends a message, without waiting; also in a task that is cancelled.

@@ -1,19 +1,15 @@
 //! The lock of a queue: held for some dozens of instructions, and never across a wait.
 //!
 //! It spins, since an unlock is a plain store then; `std`'s lock has to exchange, in case somebody sleeps, and that is a
-//! fifth of what it costs to hand a message over. Whoever finds it locked for long gives way: first to who can run, then to
-//! everybody, so that a holder who has lost its processor gets it back whatever the scheduler's policy.
+//! fifth of what it costs to hand a message over. Whoever finds it locked for long [gives way](give_way).
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-/// So many looks at it before it gives way; so many until it gives way to all.
-const SPINS: u32 = 64;
-const YIELDS: u32 = 128;
-const REST: Duration = Duration::from_micros(50);
+use crate::std_or_loom::give_way;
 
 pub(crate) struct Lock<T> {
     locked: AtomicBool,
@@ -25,7 +21,8 @@ unsafe impl<T: Send> Sync for Lock<T> {}
 impl<T> UnwindSafe for Lock<T> {}
 impl<T> RefUnwindSafe for Lock<T> {}
 
-pub(crate) struct Locked<'a, T>(&'a Lock<T>);
+/// Shared only where the value may be.
+pub(crate) struct Locked<'a, T>(&'a Lock<T>, PhantomData<&'a mut T>);
 
 impl<T> Lock<T> {
     pub(crate) const fn new(value: T) -> Lock<T> {
@@ -37,19 +34,14 @@ impl<T> Lock<T> {
         if self.locked.swap(true, Ordering::Acquire) {
             self.wait();
         }
-        Locked(self)
+        Locked(self, PhantomData)
     }
 
     #[cold]
     fn wait(&self) {
-        let mut looks = 0_u32;
+        let mut looks = 0;
         loop {
-            match looks {
-                0..SPINS => std::hint::spin_loop(),
-                SPINS..YIELDS => std::thread::yield_now(),
-                _ => std::thread::sleep(REST),
-            }
-            looks = looks.saturating_add(1);
+            give_way(&mut looks);
             if !self.locked.load(Ordering::Relaxed) && !self.locked.swap(true, Ordering::Acquire) {
                 return;
             }
@@ -96,7 +88,7 @@ mod tests {
                         let value = *locked;
                         if n % 1000 == 0 {
                             // Held while others run, so that these come to every stage of waiting.
-                            std::thread::sleep(REST);
+                            std::thread::sleep(std::time::Duration::from_micros(50));
                         }
                         *locked = value + 1;
                     }

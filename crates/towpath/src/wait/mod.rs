@@ -42,7 +42,8 @@ use crate::why::Why;
 ///
 /// # Safety
 /// Between `enter` that says `Queued` and the next `leave` or `finish` the arm is in a queue by its address. An
-/// implementation keeps nothing of the waiter, and no link to itself, after those two, nor if `enter` panics.
+/// implementation keeps nothing of the waiter, and no link to itself, after those two. `enter` and `leave` do not panic:
+/// other arms of the same waiter may be in their queues, in frames that would go.
 pub(crate) unsafe trait Arm {
     type Output;
 

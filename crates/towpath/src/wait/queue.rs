@@ -163,7 +163,7 @@ impl<D> Claimed<'_, D> {
 
     /// It has been given that, and may act upon it at once. To be woken without the lock.
     pub(crate) fn complete(self) -> Wake {
-        // SAFETY: not completed yet, so that both are alive.
-        unsafe { (*(*self.node).waiter.get()).complete() }
+        // SAFETY: claimed, and not completed yet, so that both are alive.
+        unsafe { Waiter::complete((*self.node).waiter.get()) }
     }
 }

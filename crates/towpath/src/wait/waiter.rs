@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem::{self, MaybeUninit};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::task;
 
@@ -9,7 +10,7 @@ use towpath_loop::Instant;
 
 use crate::context;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
-use crate::std_or_loom::{Lock, lock};
+use crate::std_or_loom::{Lock, give_way, lock};
 use crate::task::{Header, TaskRef};
 use crate::why::Why;
 use crate::worker::Worker;
@@ -81,11 +82,15 @@ impl Waiter {
         self.state.compare_exchange(WAITING, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// It has been given what it gets. It may be gone when this returns; what is returned must be woken, after the caller
-    /// has let go of its locks.
+    /// It has been given what it gets. It may be gone when this returns, which is why no reference is taken; what is returned
+    /// must be woken, after the caller has let go of its locks.
+    ///
+    /// # Safety
+    /// The caller has claimed it, and not completed it yet.
     #[inline]
-    pub(crate) fn complete(&self) -> Wake {
-        let wake = match &self.who {
+    pub(crate) unsafe fn complete(this: *const Waiter) -> Wake {
+        // SAFETY: it waits until it is completed.
+        let wake = match unsafe { &(*this).who } {
             // A task that lives on this thread cannot run before the caller has woken it.
             // SAFETY: not completed, so that it waits, and lives.
             Who::Task(task) if context::is_home_of(unsafe { task.as_ref() }) => Wake(Target::Here(*task)),
@@ -93,10 +98,11 @@ impl Waiter {
             Who::Task(task) => Wake(Target::Task(unsafe { TaskRef::from_alive(*task) })),
             Who::Future(waker) => Wake(lock(waker).take().map_or(Target::Nobody, Target::Waker)),
         };
-        // Only whoever claimed it writes this.
-        let state = self.state.load(Ordering::Relaxed);
+        // SAFETY: as above. Only whoever claimed it writes this.
+        let state = unsafe { (*this).state.load(Ordering::Relaxed) };
         debug_assert_eq!(state % KINDS, CLAIMED);
-        self.state.store(state - CLAIMED + DONE, Ordering::Release);
+        // SAFETY: as above; with this it goes.
+        unsafe { (*this).state.store(state - CLAIMED + DONE, Ordering::Release) };
         wake
     }
 
@@ -166,8 +172,9 @@ impl Waiter {
 
     /// Whoever has claimed it has a few instructions left to do, with the lock of a queue held.
     fn await_completion(&self) {
+        let mut looks = 0;
         while self.done().is_none() {
-            crate::std_or_loom::yield_thread();
+            give_way(&mut looks);
         }
     }
 }
@@ -197,14 +204,28 @@ impl Wake {
     pub(crate) fn wake(self) {
         match self.0 {
             Target::Here(task) => {
-                // SAFETY: it is suspended on this thread, and no other has run since it was seen alive.
+                // SAFETY: it is suspended on this thread, and nothing of the user's has run since it was seen alive: see
+                // `WakeList::wake_all`.
                 let task = unsafe { task.as_ref() };
                 context::with_worker(|worker: &Worker| worker.make_ready(task));
             }
             Target::Task(task) => task.wake(),
-            Target::Waker(waker) => waker.wake(),
+            Target::Waker(waker) => call(waker),
             Target::Nobody => {}
         }
+    }
+}
+
+/// Calls a waker, whose panic goes no further than to the panic hook. Whoever wakes has nothing to do with it, and may be
+/// about to leave more queues, or to unwind already.
+fn call(waker: task::Waker) {
+    if cfg!(loom) {
+        // There it is the model's.
+        return waker.wake();
+    }
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // Which may panic as well when it is dropped.
+        mem::forget(payload);
     }
 }
 
@@ -232,9 +253,17 @@ impl WakeList {
     }
 
     pub(crate) fn wake_all(&mut self) {
-        // A waker of the user's that panics leaves the rest of them asleep, rather than woken twice.
-        for wake in &mut self.wakes[..mem::take(&mut self.len)] {
-            // SAFETY: the first `len` are there, and counted no more.
+        let wakes = &mut self.wakes[..mem::take(&mut self.len)];
+        // Tasks first: a waker may do what it likes, also let those of this thread run, and end, that are in the list.
+        for wake in wakes.iter_mut() {
+            // SAFETY: the first `len` are there.
+            let wake = unsafe { wake.assume_init_mut() };
+            if !matches!(wake.0, Target::Waker(_)) {
+                mem::replace(wake, Wake::NOBODY).wake();
+            }
+        }
+        for wake in wakes {
+            // SAFETY: as above, and counted no more.
             unsafe { wake.assume_init_read() }.wake();
         }
     }

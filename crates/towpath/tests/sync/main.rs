@@ -20,7 +20,9 @@ mod parties;
 mod rwlock;
 mod select;
 mod semaphore;
+mod threads;
 mod traits;
+mod wakers;
 
 use std::process::ExitCode;
 
@@ -142,8 +144,16 @@ const SELECT: &[Test] = &[
     test!(select::wakers_that_outlive_the_select).busy(),
 ];
 
+const WAKERS: &[Test] = &[
+    test!(wakers::a_waker_that_lets_the_others_end).busy(),
+    test!(wakers::one_that_panics_harms_nobody).busy(),
+    test!(wakers::one_that_panics_as_a_case_loses).busy(),
+    test!(wakers::one_that_rings_at_once).busy(),
+    test!(threads::thread_local_destructors_wait),
+];
+
 fn main() -> ExitCode {
     towpath_harness::main(
-        &[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, MESSAGES, SELECT, HISTORIES].concat(),
+        &[LOCKS, RWLOCKS, CONDVARS, ONCE, PERMITS, CHANNELS, MESSAGES, SELECT, WAKERS, HISTORIES].concat(),
     )
 }

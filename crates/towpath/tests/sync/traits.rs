@@ -7,6 +7,7 @@ use towpath::sync::*;
 
 fn free<T: Send + Sync + Unpin + UnwindSafe + RefUnwindSafe>() {}
 fn shared<T: Sync + Unpin + UnwindSafe>() {}
+fn used_after_a_panic<T: Send + UnwindSafe + RefUnwindSafe>() {}
 fn sent<T: Send>(_: &T) {}
 
 /// It compiles.
@@ -25,6 +26,19 @@ pub fn auto_traits() {
     free::<Event>();
     free::<Notify>();
     free::<Latch>();
+    // `std`'s ends of a channel do not even ask that of the messages.
+    free::<mpmc::Sender<Cell<u8>>>();
+    free::<mpmc::Receiver<Cell<u8>>>();
+    free::<mpsc::Sender<Cell<u8>>>();
+    free::<mpsc::SyncSender<Cell<u8>>>();
+    used_after_a_panic::<mpsc::Receiver<Cell<u8>>>();
+    used_after_a_panic::<std::sync::mpsc::Receiver<Cell<u8>>>();
+    free::<oneshot::Sender<Cell<u8>>>();
+    free::<oneshot::Receiver<Cell<u8>>>();
+    free::<broadcast::Sender<u8>>();
+    free::<broadcast::Receiver<u8>>();
+    free::<watch::Sender<u8>>();
+    free::<watch::Receiver<u8>>();
     shared::<MutexGuard<'static, u8>>();
     shared::<RwLockReadGuard<'static, u8>>();
     shared::<RwLockWriteGuard<'static, u8>>();
