@@ -1,8 +1,9 @@
 //! Forked children, and what a process prints.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
@@ -84,29 +85,49 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// Runs `body` and returns what this process wrote to its stderr meanwhile (at most a pipe's capacity).
+/// Runs `body` and returns what this process wrote to its stderr meanwhile.
 ///
 /// # Panics
-/// If the system refuses a pipe.
+/// If the system refuses a file.
 pub fn stderr_of<T>(body: impl FnOnce() -> T) -> (T, String) {
-    let (reader, writer) = io::pipe().expect("pipe");
+    stderr_while(|_| body())
+}
+
+/// [`stderr_of`], where `body` can look at what was written so far.
+///
+/// # Panics
+/// As `stderr_of`.
+pub fn stderr_while<T>(body: impl FnOnce(&Transcript) -> T) -> (T, String) {
+    // SAFETY: a name that ends with NUL.
+    let file = unsafe { libc::memfd_create(c"stderr".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(file >= 0, "memfd_create: {}", io::Error::last_os_error());
+    // SAFETY: it was just opened, and is nobody else's.
+    let transcript = Transcript(unsafe { File::from_raw_fd(file) });
     let saved = rustix::io::dup(io::stderr()).expect("dup");
-    redirect(writer.as_fd());
-    drop(writer);
-    let result = catch_unwind(AssertUnwindSafe(body));
+    redirect(transcript.0.as_fd());
+    let result = catch_unwind(AssertUnwindSafe(|| body(&transcript)));
     redirect(saved.as_fd());
-    // The last writer is gone, so the end of the pipe is the end of what was written.
-    let mut text = String::new();
-    let read = File::from(std::os::fd::OwnedFd::from(reader)).read_to_string(&mut text);
     match result {
-        Ok(value) => {
-            read.expect("text on stderr");
-            (value, text)
-        }
+        Ok(value) => (value, transcript.text()),
         Err(panic) => {
-            eprint!("{text}");
+            eprint!("{}", transcript.text());
             std::panic::resume_unwind(panic)
         }
+    }
+}
+
+/// What was written to stderr.
+pub struct Transcript(File);
+
+impl Transcript {
+    /// All of it so far.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub fn text(&self) -> String {
+        let mut bytes = vec![0; self.0.metadata().expect("a file").len() as usize];
+        self.0.read_exact_at(&mut bytes, 0).expect("it only grows");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 

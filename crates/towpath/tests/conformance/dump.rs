@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use towpath::Warning;
 use towpath::dump::{Found, State, Task, Which};
@@ -494,16 +494,24 @@ pub fn r12_sigquit() {
         // SAFETY: no pointers, and the signal is handled.
         assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGQUIT) }, 0);
     };
-    let ((), text) = towpath_harness::process::stderr_of(|| {
+    let ((), text) = towpath_harness::process::stderr_while(|said| {
         let runtime = build(towpath::Runtime::builder().workers(1).dump_on_sigquit(true));
         runtime.run(|| {
             let parked = named("parked", || deep_inside(2));
-            thread::sleep(ms(10));
+            thread::yield_now();
+            // Looking names up in a debug build takes a while.
+            let wait_for = |what: &str, rest: fn(Duration)| {
+                let deadline = Instant::now() + patience(Duration::from_secs(15));
+                while !said.text().contains(what) {
+                    assert!(Instant::now() < deadline, "{what:?} is not printed: {}", said.text());
+                    rest(ms(1));
+                }
+            };
             signal();
-            thread::sleep(ms(2500));
+            wait_for("deep_inside at", thread::sleep);
             signal();
             // Not a wait of the task's: the worker cannot answer.
-            std::thread::sleep(ms(4000));
+            wait_for("busy with task", std::thread::sleep);
             parked.thread().unpark();
             parked.join().unwrap();
         });
