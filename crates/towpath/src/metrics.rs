@@ -19,6 +19,8 @@ pub(crate) struct Counters {
     running: AtomicU64,
     /// The thread that is the worker, 0 if none is.
     thread: AtomicI32,
+    /// Tasks that it has described for dumps.
+    described: AtomicUsize,
     ticks: AtomicU64,
     syscalls: AtomicU64,
     operations: AtomicU64,
@@ -81,6 +83,16 @@ impl Counters {
     /// The worker looks after its loop. Not said between two tasks: that takes no time.
     pub(crate) fn no_task_runs(&self) {
         self.running.store(0, Ordering::Relaxed);
+    }
+
+    /// One more task has been described for a dump.
+    pub(crate) fn has_described(&self) {
+        self.described.store(self.described() + 1, Ordering::Relaxed);
+    }
+
+    /// How many tasks have been described for dumps: a worker of which this grows is not stuck.
+    pub(crate) fn described(&self) -> usize {
+        self.described.load(Ordering::Relaxed)
     }
 
     /// Which thread is the worker now.

@@ -19,7 +19,7 @@ use crate::thread::{ThreadId, blocking};
 use crate::why::{self, Why};
 use crate::worker::Worker;
 
-/// How long workers have to answer.
+/// How long workers have to answer, or to get on with answering.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The runtimes of this process, by their numbers.
@@ -87,6 +87,31 @@ impl Question {
     }
 }
 
+impl Question {
+    /// Waits until all have answered, or none of them has done anything about it, or about another dump, for long.
+    fn wait(&self, runtimes: &[(usize, Arc<Shared>)]) {
+        let described = || {
+            let counters = runtimes.iter().flat_map(|(_, runtime)| &runtime.counters);
+            counters.map(|counters| counters.described()).fold(0, usize::wrapping_add)
+        };
+        let mut before = described();
+        loop {
+            let until = Instant::now() + PATIENCE;
+            let alarm = Alarm::wake_at(until, &self.asker);
+            let answered = || self.left.load(Ordering::Acquire) == 0;
+            if context::wait_until(&self.asker, Why::DUMP, until, false, answered) {
+                return;
+            }
+            drop(alarm);
+            let now = described();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+}
+
 fn collect(runtimes: &[(usize, Arc<Shared>)]) -> Dump {
     let begun = Instant::now();
     let question =
@@ -96,11 +121,7 @@ fn collect(runtimes: &[(usize, Arc<Shared>)]) -> Dump {
     for (number, runtime) in runtimes {
         ask(&question, *number, runtime);
     }
-    let me = &question.asker;
-    let until = begun + PATIENCE;
-    let alarm = Alarm::wake_at(until, me);
-    context::wait_until(me, Why::DUMP, until, false, || question.left.load(Ordering::Acquire) == 0);
-    drop(alarm);
+    question.wait(runtimes);
     drop(standing);
     let parts = std::mem::take(&mut *question.parts.lock().unwrap_or_else(PoisonError::into_inner));
     let workers = runtimes.iter().flat_map(|(number, runtime)| {
@@ -298,6 +319,7 @@ impl Worker {
         self.resume_to_ask(task);
         context::set_asked(false);
         *addresses = self.addresses.take();
+        self.counters.has_described();
     }
 
     /// The part of [`walk`](Worker::walk) on the worker's stack, above which the task's frames are seen.

@@ -30,7 +30,7 @@
 //! A task that lives from the beginning of a dump to its end is in it once: started tasks do not move, and those that have
 //! not started are not stolen meanwhile.
 //!
-//! A worker that does not answer in a second, because a task holds it, is shown as busy, with the task that runs, where that
+//! A worker that does nothing about it for a second, because a task holds it, is shown as busy, with the task that runs, where that
 //! is (as the [watchdog](crate::Stall::backtrace) finds out), and the number of tasks that it has. What the others do cannot be
 //! read without it.
 
