@@ -52,8 +52,9 @@ impl Before {
         }
         sys::release_free_memory();
         let grown = sys::resident().saturating_sub(self.rss);
-        if grown > test.memory_mib << 20 {
-            found.push(format!("{} KiB of memory, of {} allowed", grown >> 10, test.memory_mib << 10));
+        let allowed = (test.memory_mib << 20) * crate::memory_mult();
+        if grown > allowed {
+            found.push(format!("{} KiB of memory, of {} allowed", grown >> 10, allowed >> 10));
         }
         found
     }

@@ -190,6 +190,11 @@ pub fn timeout_mult() -> f64 {
         .unwrap_or(1.0)
 }
 
+/// What `TEST_MEMORY_MULT` says: by how much tests take more memory than they are allowed, as under a sanitizer.
+pub(crate) fn memory_mult() -> u64 {
+    std::env::var("TEST_MEMORY_MULT").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// A duration, [multiplied](timeout_mult).
 pub fn patience(duration: Duration) -> Duration {
     duration.mul_f64(timeout_mult())
