@@ -9,7 +9,7 @@ use std::ptr;
 
 use super::message::Header;
 use super::vectors::{IoVecs, IoVecsMut};
-use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, ways_to_wait};
+use super::{Begin, Detach, Operation, Options, Outcome, Started, limits, message_flags, ways_to_wait};
 use crate::addr::SockAddr;
 use crate::descriptor::Target;
 use crate::operation::Request;
@@ -166,12 +166,7 @@ pub fn recv_msg<'s, V: IoVecsMut>(target: impl Into<Target<'s>>, buffers: V) -> 
 
 impl<V: IoVecsMut> RecvMsg<'_, V> {
     limits!();
-
-    /// The flags (`MSG_*`) of the system call.
-    pub fn flags(mut self, flags: i32) -> Self {
-        self.flags = flags;
-        self
-    }
+    message_flags!();
 
     /// Takes so many descriptors, at most 253.
     pub fn fds(mut self, most: usize) -> Self {
@@ -298,12 +293,7 @@ pub fn send_msg<'s, V: IoVecs>(target: impl Into<Target<'s>>, buffers: V) -> Sen
 
 impl<'s, V: IoVecs> SendMsg<'s, V> {
     limits!();
-
-    /// The flags (`MSG_*`) of the system call.
-    pub fn flags(mut self, flags: i32) -> Self {
-        self.flags = flags;
-        self
-    }
+    message_flags!();
 
     /// Where to, for a socket that is not connected.
     pub fn to(mut self, addr: impl Into<SockAddr>) -> Self {

@@ -5,7 +5,9 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use super::vectors::{IoVecs, IoVecsMut, Vectors};
-use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, ways_to_wait};
+use super::{
+    Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, message_flags, ways_to_wait,
+};
 use crate::addr::SockAddr;
 use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::Target;
@@ -261,12 +263,7 @@ pub fn recv_from<'s, B: IoBufMut>(target: impl Into<Target<'s>>, buf: B) -> Recv
 
 impl<B: IoBufMut> RecvFrom<'_, B> {
     limits!();
-
-    /// The flags (`MSG_*`) of the system call.
-    pub fn flags(mut self, flags: i32) -> Self {
-        self.flags = flags;
-        self
-    }
+    message_flags!();
 }
 
 impl<B> fmt::Debug for RecvFrom<'_, B> {
@@ -342,12 +339,7 @@ pub fn send_to<'s, B: IoBuf>(
 
 impl<B: IoBuf> SendTo<'_, B> {
     limits!();
-
-    /// The flags (`MSG_*`) of the system call.
-    pub fn flags(mut self, flags: i32) -> Self {
-        self.flags = flags;
-        self
-    }
+    message_flags!();
 }
 
 impl<B> fmt::Debug for SendTo<'_, B> {

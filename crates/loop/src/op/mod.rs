@@ -288,6 +288,17 @@ macro_rules! limits {
     };
 }
 
+/// The flags of a call on a socket, for a builder with a field `flags`.
+macro_rules! message_flags {
+    () => {
+        /// The flags (`MSG_*`) of the system call.
+        pub fn flags(mut self, flags: i32) -> Self {
+            self.flags = flags;
+            self
+        }
+    };
+}
+
 /// How far a transfer goes, for a builder with a field `options`.
 macro_rules! extents {
     () => {
@@ -410,7 +421,7 @@ macro_rules! on_target {
     };
 }
 
-pub(crate) use {extents, in_place, limits, on_target, ways_to_wait};
+pub(crate) use {extents, in_place, limits, message_flags, on_target, ways_to_wait};
 
 /// The deadline `duration` from now.
 pub(crate) fn after(duration: Duration) -> Instant {

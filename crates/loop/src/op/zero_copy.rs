@@ -4,7 +4,9 @@ use std::fmt;
 
 use super::message::Header;
 use super::vectors::{IoVecs, Vectors};
-use super::{Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, ways_to_wait};
+use super::{
+    Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, message_flags, ways_to_wait,
+};
 use crate::buf::IoBuf;
 use crate::descriptor::Target;
 use crate::operation::Request;
@@ -64,12 +66,7 @@ pub fn send_zc<'s, B: IoBuf>(target: impl Into<Target<'s>>, buf: B) -> SendZc<'s
 impl<B: IoBuf> SendZc<'_, B> {
     limits!();
     extents!();
-
-    /// The flags (`MSG_*`) of the system call.
-    pub fn flags(mut self, flags: i32) -> Self {
-        self.flags = flags;
-        self
-    }
+    message_flags!();
 }
 
 // SAFETY: the request points to the count in `self` and to the buffer, which by `IoBuf` stays valid and nobody else's while
@@ -152,12 +149,7 @@ pub fn send_vectored_zc<'s, V: IoVecs>(target: impl Into<Target<'s>>, buffers: V
 impl<V: IoVecs> SendVectoredZc<'_, V> {
     limits!();
     extents!();
-
-    /// The flags (`MSG_*`) of the system call.
-    pub fn flags(mut self, flags: i32) -> Self {
-        self.flags = flags;
-        self
-    }
+    message_flags!();
 }
 
 impl<V> fmt::Debug for SendVectoredZc<'_, V> {

@@ -246,6 +246,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLock<T> {
         f.field("poisoned", &self.poison.get()).finish_non_exhaustive()
     }
 }
+
 #[cfg(all(test, loom))]
 mod models {
     use std::sync::Arc;
