@@ -261,6 +261,16 @@ pub(crate) fn suspend(task: &Header) {
     unsafe { *errno = before };
 }
 
+/// Calls `f`, which does not wait, where there is more stack than `task`, which runs, may have left.
+#[cold]
+pub(crate) fn on_a_large_stack<R>(task: &Header, f: impl FnOnce() -> R + Send) -> R {
+    // SAFETY: a task that runs and has a yielder has it on its stack, below this frame.
+    match unsafe { task.local.yielder.get().as_ref() } {
+        Some(yielder) => yielder.on_parent_stack(f),
+        None => f(),
+    }
+}
+
 #[cold]
 fn wait_in_place(task: &Header) {
     /// What is waited for may be told to this task without its loop being woken.

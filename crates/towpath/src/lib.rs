@@ -38,6 +38,7 @@ mod join;
 mod mail;
 mod metrics;
 pub mod net;
+mod panics;
 mod probe;
 mod runtime;
 pub mod select;

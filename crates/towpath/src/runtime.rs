@@ -320,14 +320,17 @@ impl Runtime {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use towpath::thread;
+    /// use towpath::{sync::oneshot, thread};
     ///
     /// # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
     /// let runtime = unsafe { towpath::Runtime::builder().workers(1).build() }?;
     /// runtime.run(|| {
-    ///     thread::spawn(|| towpath::shield(thread::park));
-    ///     // It has started by then.
-    ///     thread::sleep(Duration::from_millis(1));
+    ///     let (here, begun) = oneshot::channel();
+    ///     thread::spawn(|| {
+    ///         here.send(()).unwrap();
+    ///         towpath::shield(thread::park)
+    ///     });
+    ///     begun.recv().unwrap();
     /// });
     /// let leftover = runtime.shutdown(Duration::from_millis(1)).unwrap_err();
     /// assert_eq!(leftover.tasks.len(), 1);

@@ -29,6 +29,7 @@ use crate::cancel::{Reason, Scope};
 use crate::cells;
 use crate::context;
 use crate::join::JoinCell;
+use crate::panics::{Sight, Sights};
 use crate::signals::Signals;
 use crate::std_or_loom::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
 use crate::thread::Locals;
@@ -68,6 +69,8 @@ struct Rare {
     reason: OnceLock<Reason>,
     /// Its task-locals: the spawner's before it starts, then only touched by the task itself.
     locals: Locals,
+    /// Where it has panicked.
+    sights: Sights,
 }
 
 /// A thread in the role of a task.
@@ -459,6 +462,27 @@ impl Header {
             rare.locals.end();
         }
         self.local.over.set(true);
+    }
+
+    /// Where it has panicked.
+    pub(crate) fn sights(&self) -> &Sights {
+        &self.rare().sights
+    }
+
+    /// Where the panic was that left this payload, if that was seen; then that is forgotten.
+    pub(crate) fn sight_of(&self, payload: &(dyn Any + Send)) -> Option<Sight> {
+        self.rare.get()?.sights.find(payload, Vec::remove)
+    }
+
+    /// Only where that was: file, line and column.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn place_of(&self, payload: &(dyn Any + Send)) -> Option<Box<str>> {
+        self.rare.get()?.sights.find(payload, |sights, which| sights[which].place.clone())?
+    }
+
+    /// Whether it has a home: it did not, if it was refused.
+    pub(crate) fn has_started(&self) -> bool {
+        !self.home.load(Ordering::Relaxed).is_null() || self.outside().is_some()
     }
 
     /// Makes the calling thread its home.

@@ -9,6 +9,7 @@
 mod events {
     use std::any::Any;
 
+    use crate::panics;
     use crate::task::Header;
     use crate::warning::Warning;
 
@@ -20,10 +21,10 @@ mod events {
         let Some(payload) = panic else {
             return tracing::trace!(target: "towpath", task = task.id, name = task.name(), "ended");
         };
-        let literal = payload.downcast_ref::<&str>().copied();
-        let message = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        let panic = message.unwrap_or("a value that is no text");
-        tracing::error!(target: "towpath", task = task.id, name = task.name(), at = %task.site, panic, "panicked");
+        let panic = panics::message(&**payload).unwrap_or("a value that is no text");
+        let place = task.place_of(&**payload);
+        let (name, place) = (task.name(), place.as_deref());
+        tracing::error!(target: "towpath", task = task.id, name, at = %task.site, panic, place, "panicked");
     }
 
     pub(crate) fn warned(warning: &Warning) {

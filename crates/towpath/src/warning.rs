@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dump::{Backtrace, Dump, Task};
+use crate::dump::{Backtrace, Dump, Task, Who};
 use crate::thread::ThreadId;
 use crate::trace;
 
@@ -68,10 +68,7 @@ impl Display for Warning {
 impl Display for Stall {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Stall { task, name, worker, held, backtrace } = self;
-        write!(f, "task {}", task.number())?;
-        if let Some(name) = name {
-            write!(f, " ({name})")?;
-        }
+        Who(*task, name.as_deref()).fmt(f)?;
         write!(
             f,
             " has held worker {worker} for {held:?} and more, so that nothing else runs there: what blocks or computes \

@@ -7,6 +7,7 @@ use std::mem::discriminant;
 use std::sync::Arc;
 
 use super::{Backtrace, Dump, Found, Frame, Place, State, Task, Wait, Which, Worker};
+use crate::thread::ThreadId;
 
 impl Display for Dump {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -53,12 +54,22 @@ impl Task {
     }
 }
 
+/// A task by its number and its name, if it has one.
+pub(crate) struct Who<'a>(pub(crate) ThreadId, pub(crate) Option<&'a str>);
+
+impl Display for Who<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "task {}", self.0.number())?;
+        match self.1 {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Display for Task {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "task {}", self.id.number())?;
-        if let Some(name) = &self.name {
-            write!(f, " ({name})")?;
-        }
+        Who(self.id, self.name.as_deref()).fmt(f)?;
         write!(f, " on worker {}: {}", self.place, self.state)?;
         if matches!(self.state, State::Waiting(_) | State::Ready) {
             write!(f, ", for {:.1?}", self.idle)?;

@@ -1,14 +1,18 @@
 //! What all tasks do right now: a picture of a program that runs on.
 //!
 //! ```
-//! use towpath::thread;
+//! use towpath::{sync::oneshot, thread};
 //!
 //! # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
 //! # let runtime = unsafe { towpath::Runtime::builder().workers(1).build() }?;
 //! runtime.run(|| {
-//!     let waits = thread::Builder::new().name("waits".into()).spawn(thread::park).unwrap();
-//!     // It has started by then.
-//!     thread::sleep(std::time::Duration::from_millis(1));
+//!     let (here, begun) = oneshot::channel();
+//!     let body = || {
+//!         here.send(()).unwrap();
+//!         thread::park();
+//!     };
+//!     let waits = thread::Builder::new().name("waits".into()).spawn(body).unwrap();
+//!     begun.recv().unwrap();
 //!     let dump = towpath::dump();
 //!     let task = dump.tasks.iter().find(|task| task.name.as_deref() == Some("waits")).unwrap();
 //!     assert_eq!(task.state.to_string(), "waiting for unpark");
@@ -45,7 +49,7 @@ use std::time::Duration;
 
 pub use backtrace::{Backtrace, Frame};
 pub(crate) use collect::{Part, answer, names_of, of_runtime, register, resolve};
-pub(crate) use display::write_tasks;
+pub(crate) use display::{Who, write_tasks};
 
 use crate::thread::ThreadId;
 

@@ -13,6 +13,7 @@ use super::{Runtime, Shared, nanos, work};
 use crate::dump;
 use crate::idle::{Idle, WORKERS_MAX};
 use crate::mail::Mailbox;
+use crate::panics;
 use crate::sigquit::Watch;
 use crate::warning::{Hook, Warning};
 use crate::watchdog::Watchdog;
@@ -36,6 +37,7 @@ pub struct Builder {
     shutdown_limit: Duration,
     watchdog: Option<Duration>,
     dump_on_sigquit: bool,
+    report_panics: bool,
     hook: Hook,
     loop_config: towpath_loop::Config,
 }
@@ -49,6 +51,7 @@ impl Builder {
             shutdown_limit: Duration::from_secs(10),
             watchdog: None,
             dump_on_sigquit: false,
+            report_panics: false,
             hook: Hook::default(),
             loop_config: towpath_loop::Config::new(),
         }
@@ -123,6 +126,28 @@ impl Builder {
         self
     }
 
+    /// Notes where tasks panic, for whoever waits for them ([`Panic::place`](crate::thread::Panic::place) and
+    /// [`backtrace`](crate::thread::Panic::backtrace), where `RUST_BACKTRACE` asks for that), and names the task on stderr before
+    /// the panic's own message, which names the thread only. Off by default.
+    ///
+    /// This puts a hook before the [panic hook](std::panic::set_hook) that there is: for the whole process, once, for the tasks of
+    /// all runtimes, and for good. A hook that is set later takes its place, unless that calls the one before.
+    ///
+    /// ```
+    /// use towpath::thread::{self, Failure};
+    ///
+    /// # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
+    /// let runtime = unsafe { towpath::Runtime::builder().workers(1).report_panics(true).build() }?;
+    /// let failure = runtime.run(|| thread::spawn(|| panic!("on purpose")).wait()).unwrap_err();
+    /// let Failure::Panicked(panic) = failure else { panic!("{failure}") };
+    /// assert!(panic.place().unwrap().contains(".rs:"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn report_panics(mut self, on: bool) -> Builder {
+        self.report_panics = on;
+        self
+    }
+
     /// Starts the workers, all but the one that [`Runtime::run`] makes of its caller.
     ///
     /// # Safety
@@ -151,6 +176,9 @@ impl Builder {
         if self.stack_size > STACK_MAX {
             let what = format!("a stack of {} bytes: no address space holds many of them", self.stack_size);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        if self.report_panics {
+            panics::install_hook();
         }
         let loop_ = self.loop_config.build()?;
         let backend = loop_.backend();

@@ -1,16 +1,15 @@
 //! Tasks whose results are collected, and that end together if one fails.
 
-use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::children::Children;
 use super::scope::{Data, Scope, ScopedJoinHandle};
-use super::{Builder, JoinHandle};
+use super::{Builder, Failure, JoinHandle};
 use crate::cancel;
 use crate::context::Current;
 use crate::sync::mpmc::{Channel, Receiving};
@@ -102,13 +101,12 @@ impl<T, E> Members<'_, T, E> {
         let handle = self.handles.remove(&self.ended.pop_front()?)?;
         // It has left the member's closure: what there is to wait for is the end of its task.
         let joined = match handle {
-            Handle::Free(handle) => handle.join(),
-            Handle::Scoped(handle) => handle.join(),
+            Handle::Free(handle) => handle.wait(),
+            Handle::Scoped(handle) => handle.wait(),
         };
         Some(match joined {
             Ok(result) => result.map_err(Failure::Failed),
-            Err(payload) if payload.is::<crate::Canceled>() => Err(Failure::Canceled),
-            Err(payload) => Err(Failure::Panicked(Panic(Mutex::new(payload)))),
+            Err(failure) => Err(failure.map(|never| match never {})),
         })
     }
 }
@@ -404,85 +402,5 @@ impl<T, E> Default for Group<T, E> {
 impl<T, E> fmt::Debug for ScopedGroup<'_, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group").field("len", &self.len()).finish_non_exhaustive()
-    }
-}
-
-/// Why there is no result of a [`Group`]'s task.
-///
-/// One of a group with `io::Error`s becomes an `io::Error` by `?`.
-#[derive(Debug)]
-pub enum Failure<E> {
-    /// What it returned.
-    Failed(E),
-    /// It panicked; or was refused a stack, the payload being an [`io::Error`] then.
-    Panicked(Panic),
-    /// It was cancelled before it started, or its runtime ended first.
-    Canceled,
-}
-
-/// The payload of a task's panic.
-pub struct Panic(Mutex<Box<dyn Any + Send>>);
-
-impl Panic {
-    /// The payload, as [`JoinHandle::join`] gives it.
-    pub fn into_payload(self) -> Box<dyn Any + Send> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Panics with it here.
-    pub fn resume(self) -> ! {
-        std::panic::resume_unwind(self.into_payload())
-    }
-}
-
-impl fmt::Debug for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Panic").field(&format_args!("{self}")).finish()
-    }
-}
-
-impl fmt::Display for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let payload = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = payload.downcast_ref::<&str>() {
-            write!(f, "a task panicked: {text}")
-        } else if let Some(text) = payload.downcast_ref::<String>() {
-            write!(f, "a task panicked: {text}")
-        } else if let Some(error) = payload.downcast_ref::<io::Error>() {
-            write!(f, "a task could not start: {error}")
-        } else {
-            f.write_str("a task panicked")
-        }
-    }
-}
-
-impl Error for Panic {}
-
-impl<E: fmt::Display> fmt::Display for Failure<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Failed(error) => error.fmt(f),
-            Failure::Panicked(panic) => panic.fmt(f),
-            Failure::Canceled => crate::Canceled.fmt(f),
-        }
-    }
-}
-
-impl<E: Error> Error for Failure<E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Failure::Failed(error) => error.source(),
-            Failure::Panicked(_) | Failure::Canceled => None,
-        }
-    }
-}
-
-impl From<Failure<io::Error>> for io::Error {
-    fn from(failure: Failure<io::Error>) -> io::Error {
-        match failure {
-            Failure::Failed(error) => error,
-            Failure::Panicked(panic) => io::Error::other(panic),
-            Failure::Canceled => crate::wait::GaveUp::Canceled.into(),
-        }
     }
 }

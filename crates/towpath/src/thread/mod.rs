@@ -7,6 +7,7 @@
 //! Called from a plain thread outside any runtime, [`spawn`] and [`scope`](scope()) start threads instead, and the rest
 //! concerns the thread: a library can use this module without knowing who calls it.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -21,6 +22,7 @@ use crate::task::TaskRef;
 use crate::why::Why;
 
 mod children;
+mod failure;
 mod group;
 mod local;
 mod placement;
@@ -28,8 +30,9 @@ mod scope;
 mod spawn;
 
 pub use crate::cancel::Cancellation;
+pub use failure::{Failure, Panic};
 pub(crate) use group::Collect;
-pub use group::{Failure, Group, Panic, ScopedGroup};
+pub use group::{Group, ScopedGroup};
 pub(crate) use local::Locals;
 pub use local::{AccessError, LocalKey};
 pub use placement::Placement;
@@ -58,7 +61,7 @@ impl<T> JoinHandle<T> {
     }
 
     fn task(&self) -> &TaskRef {
-        self.task.as_ref().expect("only `join` takes it")
+        self.task.as_ref().expect("only `end` takes it")
     }
 
     /// Waits until the task has ended and returns what it returned.
@@ -73,19 +76,44 @@ impl<T> JoinHandle<T> {
     /// # Panics
     /// If a task joins itself.
     pub fn join(self) -> Result<T> {
-        self.join_or(None)
+        self.end(None).0
     }
 
-    /// [`join`](JoinHandle::join), and calls `on_cancel` if the current task is cancelled meanwhile.
-    fn join_or(mut self, on_cancel: Option<&dyn Fn()>) -> Result<T> {
-        let task = self.task.take().expect("only `join` takes it");
+    /// [`join`](JoinHandle::join), with an error that can be told to people: which task, what happened, and where, as far as
+    /// that is [reported](crate::Builder::report_panics).
+    ///
+    /// ```
+    /// use towpath::thread::{Builder, Failure};
+    ///
+    /// let task = Builder::new().name("rent".into()).spawn(|| assert_eq!(2 + 2, 5, "wrong sum"))?;
+    /// let failure = task.wait().unwrap_err();
+    /// println!("{failure}");
+    /// let Failure::Panicked(panic) = failure else { panic!("it was cancelled") };
+    /// assert_eq!(panic.name(), Some("rent"));
+    /// assert!(panic.message().unwrap().contains("wrong sum"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Panicked`](Failure::Panicked) or [`Canceled`](Failure::Canceled), when `join` gives a payload.
+    ///
+    /// # Panics
+    /// As `join`.
+    pub fn wait(self) -> std::result::Result<T, Failure<Infallible>> {
+        let (result, task) = self.end(None);
+        result.map_err(|payload| Failure::of(&task, payload))
+    }
+
+    /// Waits until the task has ended, and calls `on_cancel` if the current one is cancelled meanwhile.
+    fn end(mut self, on_cancel: Option<&dyn Fn()>) -> (Result<T>, TaskRef) {
+        let task = self.task.take().expect("only `end` takes it");
         wait_for(&task, on_cancel);
         if let Some(thread) = self.thread.take() {
             // As good as over. What it could still panic with is not the task's.
             let _ = thread.join();
         }
         // SAFETY: it has finished, the handle is for a `T`, and was taken out of `self` above.
-        unsafe { task.take() }
+        (unsafe { task.take() }, task)
     }
 
     /// Cancels the task: every wait of it that is not [shielded](crate::shield) fails from now on with an error that

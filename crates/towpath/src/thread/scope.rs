@@ -3,18 +3,19 @@
 //! `scope` returns only when all of its tasks have ended, also where it panics. That makes borrowing sound although
 //! frames of tasks can be leaked: a frame that is leaked keeps what is borrowed from it for ever.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use towpath_loop::Instant;
 
 use super::children::Children;
-use super::{Builder, JoinHandle, Result, Thread};
+use super::{Builder, Failure, JoinHandle, Panic, Result, Thread};
 use crate::cancel;
 use crate::context;
 use crate::task::TaskRef;
@@ -30,7 +31,8 @@ pub struct Scope<'scope, 'env: 'scope> {
 
 pub(super) struct Data {
     running: AtomicUsize,
-    panicked: AtomicBool,
+    /// What one of those that nobody joined has panicked with.
+    panicked: OnceLock<String>,
     owner: TaskRef,
     /// For cancellation to be passed on.
     tasks: Children,
@@ -77,7 +79,7 @@ where
     let scope = Scope {
         data: Arc::new(Data {
             running: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
+            panicked: OnceLock::new(),
             owner: owner.clone(),
             tasks: Children::default(),
         }),
@@ -93,10 +95,10 @@ where
         data.tasks.cancel(cancel::reason());
         while !context::wait_until(&owner, why, Instant::NEVER, false, over) {}
     }
-    match result {
-        Err(panic) => resume_unwind(panic),
-        Ok(_) if data.panicked.load(Ordering::Relaxed) => panic!("a scoped task panicked"),
-        Ok(result) => result,
+    match (result, data.panicked.get()) {
+        (Err(panic), _) => resume_unwind(panic),
+        (Ok(_), Some(panic)) => panic!("a scoped task panicked: {panic}"),
+        (Ok(result), None) => result,
     }
 }
 
@@ -185,22 +187,27 @@ struct Body<F> {
 impl<T, F: FnOnce() -> T> Body<F> {
     fn run(self) -> Scoped<T> {
         let Body { f, running } = self;
-        Scoped { result: Some(catch_unwind(AssertUnwindSafe(f))), running }
+        let result = catch_unwind(AssertUnwindSafe(f))
+            .map_err(|payload| context::with_task(|task| Panic::of(task.expect("this is a task"), payload)));
+        Scoped { result: Some(result), running }
     }
 }
 
-/// How a scoped task ended. Holds the scope open until it is joined or dropped, since it may borrow.
+/// How a scoped task ended.
+type Ended<T> = std::result::Result<T, Panic>;
+
+/// Holds the scope open until it is joined or dropped, since it may borrow.
 struct Scoped<T> {
     /// `None` once joined.
-    result: Option<Result<T>>,
+    result: Option<Ended<T>>,
     running: Running,
 }
 
 impl<T> Drop for Scoped<T> {
     fn drop(&mut self) {
-        if let Some(Err(_)) = self.result {
+        if let Some(Err(panic)) = &self.result {
             // Nobody will be told by a join, so the scope tells.
-            self.running.0.panicked.store(true, Ordering::Relaxed);
+            self.running.0.panicked.get_or_init(|| panic.to_string());
         }
         // Before `running`.
         self.result = None;
@@ -221,12 +228,27 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// # Errors
     /// As [`JoinHandle::join`].
     pub fn join(self) -> Result<T> {
+        self.end().0?.map_err(|panic| panic.into_payload())
+    }
+
+    /// [`join`](ScopedJoinHandle::join), with an error that can be told to people: see [`JoinHandle::wait`].
+    ///
+    /// # Errors
+    /// As [`JoinHandle::wait`].
+    pub fn wait(self) -> std::result::Result<T, Failure<Infallible>> {
+        match self.end() {
+            (Ok(ended), _) => ended.map_err(Failure::Panicked),
+            (Err(payload), task) => Err(Failure::of(&task, payload)),
+        }
+    }
+
+    /// Waits, and returns how it ended; or else, if it never began, why.
+    fn end(self) -> (Result<Ended<T>>, TaskRef) {
         let ScopedJoinHandle { handle, data, .. } = self;
         let is_owner = std::ptr::eq(&*context::current(), &*data.owner);
         let cancel = || data.tasks.cancel(cancel::reason());
-        handle
-            .join_or(is_owner.then_some(&cancel))
-            .and_then(|mut scoped| scoped.result.take().expect("joined once"))
+        let (ended, task) = handle.end(is_owner.then_some(&cancel));
+        (ended.map(|mut scoped| scoped.result.take().expect("joined once")), task)
     }
 
     /// Cancels the task: see [`JoinHandle::cancel`].

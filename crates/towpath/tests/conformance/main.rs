@@ -7,6 +7,7 @@ mod dump;
 mod fairness;
 mod groups;
 mod locals;
+mod panics;
 mod parity;
 mod placement;
 mod reasons;
@@ -63,6 +64,15 @@ const DUMP: &[Test] = &[
     test!(dump::r12_sigquit).busy().seconds(40).memory_mib(96),
     test!(dump::r10_shutdown_names_what_is_left).busy().leaks().seconds(20).memory_mib(96),
     test!(dump::r10_shutdown_in_time),
+];
+
+const PANICS: &[Test] = &[
+    test!(panics::r10_panics_with_backtrace).busy().seconds(20).memory_mib(192),
+    test!(panics::r10_panics_without_backtrace),
+    test!(panics::r10_panics_that_nobody_reports).busy().seconds(20).memory_mib(192),
+    test!(panics::r10_the_panic_that_ended_it).busy().seconds(20).memory_mib(192),
+    test!(panics::r10_the_programs_hook_is_called),
+    test!(panics::r10_panics_on_small_stacks).busy().seconds(20).memory_mib(192),
 ];
 
 const THREADS: &[Test] = &[
@@ -276,7 +286,7 @@ const STREAMS: &[Test] = &[
 fn main() -> ExitCode {
     towpath_harness::main(
         &[
-            CANCEL, DUMP, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, LOCALS, REASONS, RUNTIMES,
+            CANCEL, DUMP, PANICS, THREADS, TCP, SOCKETS, STREAMS, SCOPE, GROUPS, LOCALS, REASONS, RUNTIMES,
             PLACEMENT, TIMERS, TASKS, FAIRNESS, UI,
         ]
         .concat(),
