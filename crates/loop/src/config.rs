@@ -114,6 +114,27 @@ impl Config {
         self
     }
 
+    /// Has the kernel refuse whatever this crate does not do with its `io_uring`: opcodes, flags of entries and registrations
+    /// that it makes no use of on this system (`IORING_REGISTER_RESTRICTIONS`). Off by default. Other backends ignore it.
+    ///
+    /// A bug, or somebody who has got hold of the process, then cannot use this ring for anything else: not for the commands
+    /// of drivers (`IORING_OP_URING_CMD`), or what next year's kernel adds. It keeps nobody from opening another
+    /// ring: that takes a filter of system calls. What the ring does is the same, at the same speed; opening it takes two
+    /// more system calls. A kernel that has a ring for us can restrict it; if it will not, the ring is
+    /// refused like one that it does not allow at all.
+    pub fn ring_restricted(mut self, on: bool) -> Config {
+        self.uring.restricted = on;
+        self
+    }
+
+    /// Has a [restricted](Config::ring_restricted) ring refuse this opcode too, of which the backend knows nothing, so that
+    /// tests reach what it does about that.
+    #[doc(hidden)]
+    pub fn refuse_opcode(mut self, opcode: u8) -> Config {
+        self.uring.refused = self.uring.refused.with(opcode);
+        self
+    }
+
     /// Does as if the kernel's ring did not know this opcode, so that tests reach the ways around it.
     #[doc(hidden)]
     pub fn without_opcode(mut self, opcode: u8) -> Config {

@@ -14,7 +14,7 @@
 //!
 //! # How a submit goes
 //!
-//! The kernel said at set-up which opcodes it has ([`setup`]). An operation that it has becomes an entry ([`sqe`]),
+//! The kernel said at set-up which opcodes it has ([`setup`]), and the ring which it takes ([`restrict`]). An operation that it has becomes an entry ([`sqe`]),
 //! named by its [`OpId`], and that is all. One that it lacks is made here by a system call that does not block
 //! ([`attempt`]); if it would have blocked, a poll for the direction takes its place in the ring, under the same
 //! name, and the call is made again when the poll completes.
@@ -81,6 +81,7 @@ mod chain;
 pub(crate) mod hostile;
 mod lanes;
 mod queue;
+mod restrict;
 mod ring;
 mod setup;
 mod sqe;
@@ -264,12 +265,6 @@ impl Uring {
             one_thread: PhantomData,
         };
         uring.backlog.push(uring.waker.arm().user_data(WAKER));
-        if setup::is_filtered() {
-            // Nothing else would show before the first operation that this ring may be made, and not entered.
-            uring.refill();
-            uring.syscalls += 1;
-            uring.ring.reap()?;
-        }
         Ok(uring)
     }
 

@@ -20,15 +20,27 @@ use one_shot::OneShot;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use towpath_harness::{net, sys};
 use towpath_loop::backend::readiness::Readiness;
-use towpath_loop::{Config, Failed, IoBuf, IoBufMut, Loop, Socket, is_canceled};
+use towpath_loop::{BackendKind, Config, Failed, IoBuf, IoBufMut, Loop, Socket, is_canceled};
 
 #[path = "../../examples/custom/checked.rs"]
 mod checked;
 #[path = "../../examples/custom/one_shot.rs"]
 mod one_shot;
 
-/// The backends of the examples, which plug in where anybody's do. The suite runs on them too.
-pub const EXAMPLES: [&str; 2] = ["custom_poller", "custom_backend"];
+/// The backends of the examples, which plug in where anybody's do. The suite runs on them too, and
+const EXAMPLES: [&str; 2] = ["custom_poller", "custom_backend"];
+/// on an io_uring that refuses what it is not used for.
+const RESTRICTED: &str = "io_uring_restricted";
+
+/// The backends of this suite's own.
+pub fn own_backends() -> Vec<&'static str> {
+    let ring = || Config::new().backend(BackendKind::IoUring);
+    let restricted = ring().ring_restricted(true).build();
+    if let (Ok(_), Err(error)) = (ring().build(), &restricted) {
+        eprintln!("{RESTRICTED} is not available here: {error}");
+    }
+    EXAMPLES.into_iter().chain(restricted.is_ok().then_some(RESTRICTED)).collect()
+}
 
 /// By what the specified numbers from 100 000 on are divided, so that the suite takes minutes on two cores.
 /// `TOWPATH_FULL=1` runs them at face value (then raise `TEST_TIMEOUT_MULT` as well).
@@ -52,10 +64,12 @@ pub fn loop_with(config: &Config) -> Loop {
         "custom_poller" => one_shot().and_then(|backend| Loop::with_backend(Box::new(backend))),
         "custom_backend" => one_shot()
             .and_then(|backend| Loop::with_backend(Box::new(Checked::new(backend, Counts::default())))),
+        RESTRICTED => config.clone().backend(BackendKind::IoUring).ring_restricted(true).build(),
         _ => config.build(),
     };
     let loop_ = loop_.expect("a loop on the backend under test");
-    assert!(wanted.is_empty() || loop_.backend() == wanted, "{} instead of {wanted}", loop_.backend());
+    let name = if wanted == RESTRICTED { "io_uring" } else { &wanted };
+    assert!(name.is_empty() || loop_.backend() == name, "{} instead of {wanted}", loop_.backend());
     loop_
 }
 

@@ -332,6 +332,34 @@ pub fn p05_masked_opcodes() {
     assert_as_expected(transcript(&loop_), "without any");
 }
 
+/// O7, P5: and on a restricted ring, whichever opcode that refuses although the kernel has it.
+pub fn o07_refused_opcodes() {
+    let restricted = || Config::new().backend(BackendKind::IoUring).ring_restricted(true);
+    assert_as_expected(transcript(&restricted().build().unwrap()), "restricted");
+    for (row, opcode) in OPERATIONS.iter().filter_map(|row| Some((row, row.uring?))) {
+        let with_all = restricted().build().unwrap().capabilities();
+        let config = restricted().refuse_opcode(opcode.code);
+        let loop_ = match config.build() {
+            Ok(loop_) => loop_,
+            // There is no waiting without polls.
+            Err(error) => {
+                assert_eq!(opcode.name, "IORING_OP_POLL_ADD", "{error}");
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+                continue;
+            }
+        };
+        for ((kind, now), (_, before)) in loop_.capabilities().into_iter().zip(with_all) {
+            match OPERATIONS[kind as usize].uring {
+                Some(other) if other.code == opcode.code => {
+                    assert!(!matches!(now, Support::Native | Support::Unsupported), "{kind:?}: {now:?}");
+                }
+                _ => assert_eq!(now, before, "{kind:?} without {}", row.name),
+            }
+        }
+        assert_as_expected(transcript(&loop_), &format!("{} refused", opcode.name));
+    }
+}
+
 /// P6: who chose another backend makes no system call of io_uring's: here it would be the last.
 pub fn p06_opt_out_is_complete() {
     seccomp::kill_on(&IO_URING);

@@ -79,6 +79,43 @@ pub fn h06_accepting_fails() {
     }
 }
 
+/// The descriptor of the only ring that there is.
+fn the_ring() -> i32 {
+    let rings: Vec<_> = sys::fds().into_iter().filter(|(_, what)| what.contains("[io_uring]")).collect();
+    assert_eq!(rings.len(), 1, "{rings:?}");
+    rings[0].0
+}
+
+/// O7: a restricted ring refuses what the loop does not use, also if it is asked by this very thread.
+pub fn o07_a_restricted_ring() {
+    /// `IORING_REGISTER_PERSONALITY`: harmless, and not ours.
+    const REGISTER_PERSONALITY: i32 = 9;
+    for (restricted, refusal) in [(false, None), (true, Some(libc::EACCES))] {
+        let loop_ = Config::new().ring_restricted(restricted).build().unwrap();
+        loop_.make_current();
+        // SAFETY: this one takes no pointer.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                the_ring(),
+                REGISTER_PERSONALITY,
+                std::ptr::null::<u8>(),
+                0,
+            )
+        };
+        let refused = (result < 0).then(|| std::io::Error::last_os_error().raw_os_error().unwrap());
+        assert_eq!(refused, refusal);
+        // What it does use, with what it registers: polled from outside, and buffers for streams.
+        assert!(loop_.with_fd(|fd| fd.is_some()));
+        let (socket, mut peer) = half_unix();
+        let pool = BufferPool::with_capacity(4, 64).unwrap();
+        let mut stream = loop_.stream(op::recv_multi(&socket, &pool));
+        peer.write_all(b"x").unwrap();
+        assert_eq!(&*stream.next().unwrap().unwrap(), b"x");
+        drop((stream, Loop::take_current()));
+    }
+}
+
 /// O7: the ring has no thread of the kernel's that polls, no memory registered, and no way to what drivers have of their own.
 pub fn o07_a_modest_ring() {
     let loop_ = current_loop();
@@ -89,9 +126,7 @@ pub fn o07_a_modest_ring() {
     let mut stream = loop_.stream(op::recv_multi(&socket, &pool));
     peer.write_all(b"x").unwrap();
     stream.next().unwrap().unwrap();
-    let rings: Vec<_> = sys::fds().into_iter().filter(|(_, what)| what.contains("[io_uring]")).collect();
-    assert_eq!(rings.len(), 1, "{rings:?}");
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", rings[0].0)).unwrap();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", the_ring())).unwrap();
     let value = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name));
         line.unwrap_or_else(|| panic!("no {name} in {info}")).split(':').nth(1).unwrap().trim()

@@ -248,6 +248,7 @@ const HOSTILE: &[Test] = &[
     // What the ring does is out of a filter's reach.
     test!(hostile::h06_accepting_fails).on(&["epoll", "poll"]).built_in("it is about system calls"),
     test!(hostile::o07_a_modest_ring).on(&["io_uring"]),
+    test!(hostile::o07_a_restricted_ring).on(&["io_uring"]),
     test!(hostile::o11_absurd_lengths),
 ];
 
@@ -291,6 +292,7 @@ const FALLBACK: &[Test] = &[
     test!(fallback::p04_switched_off).chooses().alone(),
     test!(fallback::p05_backends_agree),
     test!(fallback::p05_masked_opcodes).on(&["io_uring"]),
+    test!(fallback::o07_refused_opcodes).on(&["io_uring"]),
     test!(fallback::p06_opt_out_is_complete).on(&["epoll", "poll"]),
     test!(fallback::p09_backends_side_by_side).chooses(),
 ];
@@ -364,5 +366,5 @@ fn main() -> ExitCode {
         EXHAUSTION, THREADS, POOL, HOSTILE, FAIRNESS, PROCESSES, FALLBACK,
     ]
     .concat();
-    towpath_harness::main_with(&suite, &common::EXAMPLES)
+    towpath_harness::main_with(&suite, &common::own_backends())
 }

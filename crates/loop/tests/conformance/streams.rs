@@ -36,7 +36,7 @@ fn each_way(mut test: impl FnMut(&Loop)) {
     let masked = without(Config::new(), &streams);
     let both = without(tiny.clone(), &streams);
     for config in [tiny, masked, both] {
-        test(&config.build().unwrap());
+        test(&loop_with(&config));
     }
 }
 

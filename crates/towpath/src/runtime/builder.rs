@@ -70,6 +70,21 @@ impl Builder {
         self
     }
 
+    /// Has the kernel refuse whatever the workers' loops do not use of their rings, where they are `io_uring`s: see
+    /// [`towpath_loop::Config::ring_restricted`]. Off by default.
+    ///
+    /// ```
+    /// let builder = towpath::Runtime::builder().workers(1).ring_restricted(true);
+    /// # // SAFETY: this program has no crate that keeps a stack frame's address in a thread-local.
+    /// let runtime = unsafe { builder.build() }?;
+    /// runtime.run(|| towpath::thread::sleep(std::time::Duration::from_millis(1)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn ring_restricted(mut self, on: bool) -> Builder {
+        self.loop_config = self.loop_config.ring_restricted(on);
+        self
+    }
+
     /// The stack size of tasks that do not ask for another, in bytes; 256 KiB by default. Only what is touched costs
     /// memory.
     pub fn stack_size(mut self, bytes: usize) -> Builder {

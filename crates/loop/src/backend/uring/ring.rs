@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::{EnterFlags, IoUring, cqueue, squeue, types};
 
 /// What `wait` may sleep at most. The kernel adds its own clock to a time-out without looking for an overflow.
@@ -14,6 +15,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(1 << 31);
 /// The io-uring crate registers a descriptor too, but remembers it only in its short-lived `Submitter`.
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
+
+/// Of an eventfd, and of rings of buffers (5.19), and the reverse of both.
+const REGISTER_EVENTFD: [u8; 2] = [4, 5];
+const REGISTER_PBUF_RING: [u8; 2] = [22, 23];
 
 /// `struct io_uring_rsrc_update`.
 #[repr(C)]
@@ -48,6 +53,20 @@ impl Ring {
             libc::syscall(libc::SYS_io_uring_register, self.io.as_raw_fd(), opcode, &raw mut *update, 1)
         };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The numbers of the registrations that are made below, with those of `buffers` or without: what this ring is asked for
+    /// from now on.
+    pub(super) fn registrations(&self, buffers: bool) -> impl Iterator<Item = u8> {
+        let itself = self.index.map(|_| UNREGISTER_RING_FDS as u8);
+        let buffers = buffers.then_some(REGISTER_PBUF_RING).into_iter().flatten();
+        REGISTER_EVENTFD.into_iter().chain(itself).chain(buffers)
+    }
+
+    /// Allows this and nothing else, and enables the ring, which was opened disabled: it becomes this thread's.
+    pub(super) fn restrict(&self, allowed: &mut [Restriction]) -> io::Result<()> {
+        self.io.submitter().register_restrictions(allowed)?;
+        self.io.submitter().register_enable_rings()
     }
 
     /// Queues an entry for the next [`enter`](Ring::enter); `false` if the queue is full.

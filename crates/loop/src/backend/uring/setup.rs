@@ -3,11 +3,9 @@
 use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
-use rustix::io::Errno;
-use rustix::thread::{SecureComputingMode, secure_computing_mode};
 
-use super::chain;
 use super::ring::Ring;
+use super::{chain, restrict};
 use crate::operation::{Elsewhere, Kind, OPERATIONS, Support};
 
 /// How to make a [`Uring`](super::Uring).
@@ -24,6 +22,10 @@ pub(crate) struct Options {
     pub(crate) skip_steps: usize,
     /// Whether chains are carried out link by link, as on a kernel that cannot.
     pub(crate) without_links: bool,
+    /// Whether the ring is to refuse what is not used: see [`restrict`].
+    pub(crate) restricted: bool,
+    /// Opcodes that such a ring refuses although the kernel knows them.
+    pub(crate) refused: Opcodes,
 }
 
 impl Default for Options {
@@ -35,6 +37,8 @@ impl Default for Options {
             without: Opcodes::default(),
             skip_steps: 0,
             without_links: false,
+            restricted: false,
+            refused: Opcodes::default(),
         }
     }
 }
@@ -53,6 +57,17 @@ impl Opcodes {
     /// Whether the set has it.
     pub(crate) fn contains(&self, code: u8) -> bool {
         self.0[usize::from(code / 64)] & (1 << (code % 64)) != 0
+    }
+
+    /// This set less another one.
+    pub(super) fn without(mut self, other: Opcodes) -> Opcodes {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
+        self
+    }
+
+    /// Those in the set, in ascending order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u8> {
+        (0..=u8::MAX).filter(|code| self.contains(*code))
     }
 }
 
@@ -107,9 +122,12 @@ pub(super) fn step_down<T>(
     }
 }
 
-fn build(step: Step, entries: u32, cq_entries: Option<u32>) -> io::Result<IoUring> {
+fn build(step: Step, entries: u32, cq_entries: Option<u32>, disabled: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.dontfork().setup_clamp();
+    if disabled {
+        builder.setup_r_disabled();
+    }
     if let Some(count) = cq_entries {
         builder.setup_cqsize(count);
     }
@@ -145,47 +163,57 @@ pub(super) struct Setup {
     pub(super) syscalls: u64,
 }
 
-/// Whether some system calls may be forbidden to this thread, by a filter (seccomp).
-pub(super) fn is_filtered() -> bool {
-    // `EINVAL`: a kernel without filters.
-    !matches!(secure_computing_mode(), Ok(SecureComputingMode::Disabled) | Err(Errno::INVAL))
+/// How each kind of operation is carried out on a ring with these opcodes.
+fn ways(has: impl Fn(Kind, u8) -> bool) -> [Support; OPERATIONS.len()] {
+    std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
+        (Some(opcode), _) if has(OPERATIONS[index].kind, opcode.code) => Support::Native,
+        (_, Elsewhere::Direct) => Support::Direct,
+        (_, Elsewhere::Ready(_) | Elsewhere::Ends | Elsewhere::Wait) => Support::Readiness,
+        (_, Elsewhere::Pool) => Support::Pool,
+        (_, Elsewhere::Loop) => Support::Unsupported,
+    })
 }
 
-/// Makes a ring and asks the kernel which opcodes it has.
+/// Makes a ring, and asks the kernel which opcodes it has, and the ring which it takes.
 pub(super) fn make(options: &Options) -> io::Result<Setup> {
     let mut syscalls = 0;
     let (io, step) = step_down(options, |step, entries, cq_entries| {
         syscalls += 1;
-        build(step, entries, cq_entries)
+        build(step, entries, cq_entries, options.restricted)
     })?;
     let (nodrop, ext_arg) = (io.params().is_feature_nodrop(), io.params().is_feature_ext_arg());
     let mut probe = Probe::new();
     io.submitter().register_probe(&mut probe)?;
     let has = |code: u8| probe.is_supported(code) && !options.without.contains(code);
-    let needed = [opcode::Nop::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE];
-    if !(nodrop && ext_arg && needed.into_iter().all(has)) {
-        // This kernel has io_uring, but not the one that is meant here.
-        return Err(io::Error::from_raw_os_error(libc::ENOSYS));
-    }
     // What came with multishot accepts and receives can be asked for, those themselves cannot.
     let since = |kind| match kind {
         Kind::AcceptMulti => step <= Step::Cooperative && probe.is_supported(opcode::Socket::CODE),
         Kind::RecvMulti => step <= Step::Cooperative && probe.is_supported(opcode::SendZc::CODE),
         _ => true,
     };
-    let ways = std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
-        (Some(opcode), _) if has(opcode.code) && since(OPERATIONS[index].kind) => Support::Native,
-        (_, Elsewhere::Direct) => Support::Direct,
-        (_, Elsewhere::Ready(_) | Elsewhere::Ends | Elsewhere::Wait) => Support::Readiness,
-        (_, Elsewhere::Pool) => Support::Pool,
-        (_, Elsewhere::Loop) => Support::Unsupported,
-    });
-    let ring = Ring::new(io);
+    let known = ways(|kind, code| has(code) && since(kind));
+    let Some(used) = restrict::used(&known, has).filter(|_| nodrop && ext_arg) else {
+        // This kernel has io_uring, but not the one that is meant here.
+        return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+    };
+    let mut ring = Ring::new(io);
     let skip_success = step < Step::Plain && ring.params().is_feature_skip_cqe_on_success();
     let deferred = step <= Step::Deferred;
     // From 5.18 on: a transfer that falls short of MSG_WAITALL breaks its link, and descriptors are looked up in turn.
     let linked = step < Step::Plain && ring.params().is_feature_linked_file() && !options.without_links;
     let chain_limit = if linked { chain::LIMIT.min(ring.params().sq_entries() as usize) } else { 0 };
-    let (multishot, syscalls) = (step < Step::Plain, syscalls + 2);
+    let (multishot, mut syscalls) = (step < Step::Plain, syscalls + 2);
+    if options.restricted {
+        let flags = restrict::flags(&known, linked, skip_success);
+        let buffers = known[Kind::RecvMulti as usize] == Support::Native;
+        restrict::restrict(&ring, used.without(options.refused), flags, buffers)?;
+        syscalls += 2;
+    }
+    // Whatever is forbidden shows here, not at the first operation: that the ring may be made and not entered, too.
+    let refused = restrict::refused(&mut ring, used, &mut syscalls)?;
+    let ways = ways(|kind, code| has(code) && since(kind) && !refused.contains(code));
+    if restrict::used(&ways, |code| !refused.contains(code)).is_none() {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
     Ok(Setup { ring, ways, deferred, multishot, skip_success, chain_limit, syscalls })
 }

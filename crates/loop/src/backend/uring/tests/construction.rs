@@ -5,7 +5,7 @@ use std::thread;
 use towpath_harness::seccomp;
 
 use super::*;
-use crate::backend::uring::setup::{STEPS, Step, step_down};
+use crate::backend::uring::setup::{Opcodes, STEPS, Step, step_down};
 
 #[test]
 fn rings_give_back_what_they_registered() {
@@ -91,4 +91,36 @@ fn whatever_a_sandbox_forbids_shows_at_construction() {
         }
     }
     assert_eq!(refused(libc::SYS_kexec_load, libc::EPERM), 0);
+}
+
+#[test]
+fn a_restricted_ring_takes_what_is_used_and_nothing_else() {
+    /// `IORING_OP_URING_CMD`, and `IORING_OP_READ` and `IORING_OP_SHUTDOWN`, of which no use is made.
+    const UNUSED: [u8; 3] = [46, 22, 34];
+    let every = |codes: &[u8]| codes.iter().copied().fold(Opcodes::default(), Opcodes::with);
+    let used = OPERATIONS.iter().filter_map(|row| Some(row.uring?.code)).collect::<Vec<_>>();
+    let all = every(&[&used[..], &UNUSED].concat());
+    for entries in [8, 256] {
+        for skip_steps in 0..STEPS.len() {
+            let options = Options { entries, cq_entries: None, skip_steps, ..Options::default() };
+            let refused = |options: &Options| {
+                restrict::refused(&mut Uring::new(options).unwrap().ring, all, &mut 0).unwrap()
+            };
+            assert_eq!(refused(&options), every(&[]), "nobody has restricted it");
+            let restricted = Options { restricted: true, ..options.clone() };
+            let found = refused(&restricted);
+            assert_eq!(every(&UNUSED).without(found), every(&[]), "step {skip_steps}");
+            let ways = Uring::new(&restricted).unwrap().ways;
+            for (row, way) in OPERATIONS.iter().zip(ways) {
+                assert!(way != Support::Native || !found.contains(row.uring.unwrap().code), "{row:?}");
+            }
+            let recv = OPERATIONS[Kind::Recv as usize].uring.unwrap().code;
+            let less = Options { refused: every(&[recv]), ..restricted };
+            assert_eq!(refused(&less), found.with(recv));
+            assert_eq!(Uring::new(&less).unwrap().support(Kind::Recv), Support::Readiness);
+        }
+    }
+    let deaf =
+        Options { restricted: true, refused: every(&[opcode::AsyncCancel::CODE]), ..Options::default() };
+    assert_eq!(Uring::new(&deaf).err().unwrap().raw_os_error(), Some(libc::EACCES));
 }
