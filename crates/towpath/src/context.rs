@@ -10,6 +10,7 @@ use crate::cells::Cells;
 use crate::dump;
 use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
+use crate::trace;
 use crate::why::Why;
 use crate::worker::Worker;
 
@@ -159,9 +160,12 @@ pub(crate) fn run_on_thread(task: &TaskRef) {
         // SAFETY: its body did not run and will not.
         unsafe { task.refuse(Box::new(crate::Canceled)) }
     } else {
+        trace::resumes(task);
         // SAFETY: called once, on the thread that it lives on.
         unsafe { task.run() }
+        trace::suspends(task);
     }
+    trace::over(task);
     set_task(before);
 }
 

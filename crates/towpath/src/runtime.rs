@@ -18,6 +18,7 @@ use crate::mail::Mailbox;
 use crate::metrics::{Counters, Metrics};
 use crate::sigquit::Watch;
 use crate::task::{Options, TaskRef};
+use crate::trace;
 use crate::warning::{self, Hook, Leftover};
 use crate::watchdog::{Watchdog, Watched};
 use crate::worker::Worker;
@@ -291,6 +292,8 @@ impl Runtime {
         // SAFETY: this function does not return before the task has finished, so what `f` and its result borrow
         // outlives it; it starts here and its result is taken here.
         let (task, handle) = unsafe { TaskRef::new(options, f) };
+        let around = trace::Aside::put();
+        around.lend(&task);
         self.shared.first_is_there.store(true, Ordering::Relaxed);
         with_worker(&self.worker, || {
             self.worker.start(task);
@@ -300,6 +303,7 @@ impl Runtime {
                 std::process::abort();
             }
         });
+        drop(around);
         self.shared.first_is_there.store(false, Ordering::Relaxed);
         if self.shared.mailboxes[0].stealable() > 0 {
             // This worker may have been the one that was woken for them.
@@ -352,6 +356,7 @@ impl Runtime {
         for mailbox in &self.shared.mailboxes {
             mailbox.remote.wake();
         }
+        let _around = trace::Aside::put();
         let mut left = Vec::from_iter(with_worker(&self.worker, || end(&self.worker)));
         let mut lost_workers = 0;
         for thread in self.threads.drain(..) {

@@ -99,6 +99,7 @@ pub(crate) struct Local {
     pub(crate) ran: Cell<Instant>,
     /// What it last waited for that was not an operation.
     pub(crate) waits_for: Cell<Why>,
+    pub(crate) spans: trace::Spans,
 }
 
 // SAFETY: all fields but `local` are immutable or synchronised. `local` is only touched by the task itself and the worker
@@ -268,6 +269,8 @@ impl TaskRef {
     ) -> (TaskRef, TaskRef) {
         let header = Header::new(&Typed::<F, T>::VTABLE, options, site, 2);
         let header = Cell_::<F, T>::allocate(header, Stage { closure: ManuallyDrop::new(f) });
+        // SAFETY: it was just made, with two references.
+        trace::spawned(unsafe { header.as_ref() });
         (TaskRef(header), TaskRef(header))
     }
 
@@ -415,6 +418,7 @@ impl Header {
                 place: Cell::new(u32::MAX),
                 ran: Cell::new(Instant::NEVER),
                 waits_for: Cell::new(Why::NOTHING),
+                spans: trace::Spans::default(),
             },
         }
     }

@@ -1,20 +1,127 @@
-//! Events for `tracing`, if the feature is on; nothing otherwise.
+//! The runtime for `tracing`, if the feature is on; nothing otherwise.
 //!
-//! The target is `towpath`. Of every task there is `started` and then `ended` (TRACE), or `panicked` (ERROR); of the watchdog
-//! `stall` and `deadlock` (WARN). They are events rather than spans: a span that is entered belongs to the thread, and
-//! several tasks share that. For the same reason a subscriber must not wait as a task does, and a task must not keep
-//! the guard of an entered span while it waits.
+//! The target is `towpath`. Of every task there is a span, `task` (DEBUG), inside of the one in which it was spawned. Of events
+//! there are `started` and then `ended` (TRACE), or `panicked` (ERROR); of the watchdog `stall` and `deadlock` (WARN).
+//!
+//! Which spans are entered is the thread's affair, for subscribers, and tasks share threads: a task that waits inside of a span
+//! would leave it to the others. So a worker puts it aside when a task suspends: it asks the subscriber for the current
+//! span and exits that, until there is none, and enters them again, in order, before the task goes on. Subscribers see what they
+//! see of an instrumented future.
+//!
+//! ```text
+//!   task A: enter U …… suspends │ exit U │ task B: …… no span but its own …… │ enter U │ …… exit U
+//! ```
+//!
+//! That is right for subscribers that tell the current span, as those of `tracing-subscriber` do; one that does not sees what it
+//! would see of threads that interleave. What belongs to the thread beside spans stays with the thread: so a subscriber that was set
+//! for a scope (`with_default`) must not be in force while its task waits, and a subscriber must not wait as a task does.
 
 #[cfg(feature = "tracing")]
-mod events {
+mod spans {
     use std::any::Any;
+    use std::cell::Cell;
+
+    use tracing::dispatcher::get_default;
+    use tracing::level_filters::LevelFilter;
+    use tracing::{Id, Span};
 
     use crate::panics;
     use crate::task::Header;
     use crate::warning::Warning;
 
+    /// Deeper is nobody; and a subscriber that exits no span must not keep a worker for ever.
+    const DEEPEST: usize = 1000;
+
+    /// The spans of a task that is suspended.
+    #[derive(Default)]
+    pub(crate) struct Spans {
+        /// Its own.
+        task: Cell<Option<Span>>,
+        /// Those that it was in, innermost first. Empty while it runs.
+        entered: Cell<Vec<Id>>,
+    }
+
+    /// A new task has been spawned here.
+    pub(crate) fn spawned(task: &Header) {
+        let span = tracing::debug_span!(target: "towpath", "task", id = task.id, name = task.name(), at = %task.site);
+        if let Some(id) = span.id() {
+            let spans = &task.local.spans;
+            spans.entered.set(vec![id]);
+            spans.task.set(Some(span));
+        }
+    }
+
+    /// A task is about to run, for the first time or again.
+    #[inline]
+    pub(crate) fn resumes(task: &Header) {
+        let mut entered = task.local.spans.entered.take();
+        if !entered.is_empty() {
+            get_default(|subscriber| entered.drain(..).rev().for_each(|id| subscriber.enter(&id)));
+            // With the memory that it has.
+            task.local.spans.entered.set(entered);
+        }
+    }
+
+    /// A task has run, to its next wait or to its end.
+    #[inline]
+    pub(crate) fn suspends(task: &Header) {
+        let mut entered = task.local.spans.entered.take();
+        exit_all(&mut entered);
+        task.local.spans.entered.set(entered);
+    }
+
+    /// A task is over: its span as well, whoever still has a handle.
+    #[inline]
+    pub(crate) fn over(task: &Header) {
+        task.local.spans.entered.take();
+        drop(task.local.spans.task.take());
+    }
+
+    /// Exits the spans that this thread is in.
+    fn exit_all(entered: &mut Vec<Id>) {
+        if LevelFilter::current() == LevelFilter::OFF {
+            // There is no subscriber.
+            return;
+        }
+        get_default(|subscriber| {
+            while entered.len() < DEEPEST
+                && let Some(id) = subscriber.current_span().id()
+            {
+                subscriber.exit(id);
+                entered.push(id.clone());
+            }
+        });
+    }
+
+    /// The spans of a thread that is a worker for some time: entered again when this is dropped.
+    pub(crate) struct Aside(Vec<Id>);
+
+    impl Aside {
+        pub(crate) fn put() -> Aside {
+            let mut entered = Vec::new();
+            exit_all(&mut entered);
+            Aside(entered)
+        }
+
+        /// A task of this thread begins inside of these spans.
+        pub(crate) fn lend(&self, task: &Header) {
+            let mut entered = task.local.spans.entered.take();
+            entered.extend_from_slice(&self.0);
+            task.local.spans.entered.set(entered);
+        }
+    }
+
+    impl Drop for Aside {
+        fn drop(&mut self) {
+            get_default(|subscriber| self.0.iter().rev().for_each(|id| subscriber.enter(id)));
+        }
+    }
+
     pub(crate) fn started(task: &Header, worker: usize) {
-        tracing::trace!(target: "towpath", task = task.id, name = task.name(), worker, at = %task.site, "started");
+        let span = task.local.spans.task.take();
+        let parent = span.as_ref().and_then(Span::id);
+        task.local.spans.task.set(span);
+        tracing::trace!(target: "towpath", parent: parent, task = task.id, name = task.name(), worker, at = %task.site, "started");
     }
 
     pub(crate) fn ended(task: &Header, panic: Option<&Box<dyn Any + Send>>) {
@@ -43,11 +150,38 @@ mod events {
 }
 
 #[cfg(not(feature = "tracing"))]
-mod events {
+mod spans {
     use std::any::Any;
 
     use crate::task::Header;
     use crate::warning::Warning;
+
+    #[derive(Default)]
+    pub(crate) struct Spans;
+
+    pub(crate) struct Aside;
+
+    impl Aside {
+        #[inline(always)]
+        pub(crate) fn put() -> Aside {
+            Aside
+        }
+
+        #[inline(always)]
+        pub(crate) fn lend(&self, _: &Header) {}
+    }
+
+    #[inline(always)]
+    pub(crate) fn spawned(_: &Header) {}
+
+    #[inline(always)]
+    pub(crate) fn resumes(_: &Header) {}
+
+    #[inline(always)]
+    pub(crate) fn suspends(_: &Header) {}
+
+    #[inline(always)]
+    pub(crate) fn over(_: &Header) {}
 
     #[inline(always)]
     pub(crate) fn started(_: &Header, _: usize) {}
@@ -59,4 +193,4 @@ mod events {
     pub(crate) fn warned(_: &Warning) {}
 }
 
-pub(crate) use events::{ended, started, warned};
+pub(crate) use spans::{Aside, Spans, ended, over, resumes, spawned, started, suspends, warned};

@@ -515,10 +515,12 @@ impl Worker {
         self.counters.resume(task.id);
         task.local.ran.set(self.polled.get());
         let before = context::set_task(task);
+        trace::resumes(task);
         // SAFETY: only this worker touches the coroutines of its tasks, one at a time, and never that of the task that
         // runs: tasks reach their yielder, not this.
         let coroutine = unsafe { &mut *task.local.coroutine.get() };
         let state = coroutine.as_mut().expect("a started task has a coroutine").resume(());
+        trace::suspends(task);
         context::set_task(before);
         if let State::Finished(result) = state {
             // The body catches its panics; one that gets here is ours.
@@ -559,6 +561,7 @@ impl Worker {
     #[inline(never)]
     fn retire(&self, task: &Header) {
         task.local.finished.set(true);
+        trace::over(task);
         // SAFETY: as in `resume`; it has finished.
         let coroutine = unsafe { (*task.local.coroutine.get()).take() };
         let stack = coroutine.expect("a started task has a coroutine").into_stack();
