@@ -292,6 +292,7 @@ impl Runtime {
         // SAFETY: this function does not return before the task has finished, so what `f` and its result borrow
         // outlives it; it starts here and its result is taken here.
         let (task, handle) = unsafe { TaskRef::new(options, f) };
+        // Until this function returns.
         let around = trace::Aside::put();
         around.lend(&task);
         self.shared.first_is_there.store(true, Ordering::Relaxed);
@@ -303,7 +304,6 @@ impl Runtime {
                 std::process::abort();
             }
         });
-        drop(around);
         self.shared.first_is_there.store(false, Ordering::Relaxed);
         if self.shared.mailboxes[0].stealable() > 0 {
             // This worker may have been the one that was woken for them.

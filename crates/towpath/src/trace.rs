@@ -157,7 +157,7 @@ mod spans {
     use crate::warning::Warning;
 
     #[derive(Default)]
-    pub(crate) struct Spans;
+    pub(crate) struct Spans(());
 
     pub(crate) struct Aside;
 
@@ -172,7 +172,9 @@ mod spans {
     }
 
     #[inline(always)]
-    pub(crate) fn spawned(_: &Header) {}
+    pub(crate) fn spawned(task: &Header) {
+        let Spans(()) = task.local.spans;
+    }
 
     #[inline(always)]
     pub(crate) fn resumes(_: &Header) {}
