@@ -95,6 +95,7 @@ mod tests {
 mod models {
     use std::sync::Arc;
 
+    use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use loom::thread;
 
     use super::*;
@@ -105,6 +106,7 @@ mod models {
     struct Workers {
         mailboxes: Vec<Arc<Mailbox>>,
         idle: Idle,
+        is_over: AtomicBool,
     }
 
     fn task() -> TaskRef {
@@ -114,7 +116,8 @@ mod models {
 
     impl Workers {
         fn new(count: usize) -> Arc<Workers> {
-            Arc::new(Workers { mailboxes: (0..count).map(|_| mailbox()).collect(), idle: Idle::new() })
+            let mailboxes = (0..count).map(|_| mailbox()).collect();
+            Arc::new(Workers { mailboxes, idle: Idle::new(), is_over: AtomicBool::new(false) })
         }
 
         /// As `Shared::spawn` from a thread that is no worker.
@@ -144,13 +147,18 @@ mod models {
             let mut started = 0;
             loop {
                 // SAFETY: this thread acts for the worker.
-                while let Some(task) = mine.pop_injected().or_else(|| unsafe { mine.spawned.pop() }) {
+                while let Some(task) =
+                    mine.pop_injected().or_else(|| mine.pop_bound()).or_else(|| unsafe { mine.spawned.pop() })
+                {
                     // SAFETY: it came out of the queue, once.
                     unsafe { task.run() };
                     started += 1;
                     if started == tasks {
                         return;
                     }
+                }
+                if self.is_over.load(Relaxed) {
+                    return;
                 }
                 let mut others = self.mailboxes.iter().filter(|other| !Arc::ptr_eq(other, mine));
                 // SAFETY: as above.
@@ -160,12 +168,40 @@ mod models {
                     }
                     continue;
                 }
-                if self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.unstarted() > 0)) {
+                // What comes after this wakes it, what has come before is seen.
+                let any = || self.mailboxes.iter().any(|mailbox| mailbox.stealable() > 0);
+                if mine.unstarted() == 0 && self.idle.begin(index, any) {
                     mine.remote.wait();
                     self.idle.end(index);
                 }
             }
         }
+
+        /// As `Shared::bind`.
+        fn bind(&self, target: usize, task: TaskRef) -> Result<(), TaskRef> {
+            self.mailboxes[target].bind(task)?;
+            self.mailboxes[target].remote.wake();
+            Ok(())
+        }
+
+        /// As the beginning of `Runtime::end`.
+        fn end(&self) {
+            self.is_over.store(true, Relaxed);
+            self.mailboxes.iter().for_each(|mailbox| mailbox.remote.wake());
+        }
+
+        /// As `Worker::run` and `Worker::shut_down`.
+        fn work_to_the_end(&self, index: usize) {
+            self.work(index, usize::MAX);
+            // SAFETY: as in `work`.
+            let spawned = std::iter::from_fn(|| unsafe { self.mailboxes[index].spawned.pop() });
+            self.mailboxes[index].close().into_iter().chain(spawned).for_each(|task| refuse(&task));
+        }
+    }
+
+    fn refuse(task: &TaskRef) {
+        // SAFETY: it came out of a queue, once, or into none.
+        unsafe { task.refuse(Box::new(crate::Canceled)) }
     }
 
     #[test]
@@ -243,6 +279,74 @@ mod models {
             });
             let picked = [idle.pick(0), other.join().unwrap()];
             assert!(picked == [Some(0), Some(1)] || picked == [Some(1), Some(0)], "{picked:?}");
+        });
+    }
+
+    /// Nobody else may start it, so its own worker is woken, however deep it sleeps.
+    #[test]
+    fn loom_a_worker_that_falls_asleep_starts_what_is_bound_to_it() {
+        check(3, || {
+            let workers = Workers::new(2);
+            let spawner = thread::spawn({
+                let workers = workers.clone();
+                move || (0..2).for_each(|_| assert!(workers.bind(0, task()).is_ok()))
+            });
+            workers.work(0, 2);
+            spawner.join().unwrap();
+        });
+    }
+
+    /// Tasks come from a foreign thread while a runtime ends: each is run or refused, so that whoever joins it learns of its end,
+    /// and the worker ends.
+    #[test]
+    fn loom_what_comes_during_a_shutdown_is_run_or_refused() {
+        check(3, || {
+            let workers = Workers::new(1);
+            // SAFETY: they borrow nothing, and are `Send`.
+            let tasks = [(); 2].map(|()| unsafe { TaskRef::new(None, || ()) });
+            let [injected, bound] = tasks.each_ref().map(|(task, _)| task.clone());
+            let spawner = thread::spawn({
+                let workers = workers.clone();
+                move || {
+                    match workers.mailboxes[0].inject(injected) {
+                        Ok(()) => workers.notify(0),
+                        Err(task) => refuse(&task),
+                    }
+                    if let Err(task) = workers.bind(0, bound) {
+                        refuse(&task);
+                    }
+                }
+            });
+            let ends = thread::spawn({
+                let workers = workers.clone();
+                move || workers.end()
+            });
+            workers.work_to_the_end(0);
+            spawner.join().unwrap();
+            ends.join().unwrap();
+            assert!(tasks.iter().all(|(_, handle)| handle.join.is_finished()));
+            assert_eq!(workers.mailboxes[0].unstarted(), 0);
+        });
+    }
+
+    /// One worker ends with tasks that another one is about to take.
+    #[test]
+    fn loom_what_is_stolen_during_a_shutdown_is_run_or_refused() {
+        check(2, || {
+            let workers = Workers::new(2);
+            // SAFETY: as above.
+            let tasks = [(); 2].map(|()| unsafe { TaskRef::new(None, || ()) });
+            for (task, _) in &tasks {
+                assert!(workers.mailboxes[0].inject(task.clone()).is_ok());
+            }
+            let other = thread::spawn({
+                let workers = workers.clone();
+                move || workers.work_to_the_end(1)
+            });
+            workers.end();
+            workers.work_to_the_end(0);
+            other.join().unwrap();
+            assert!(tasks.iter().all(|(_, handle)| handle.join.is_finished()));
         });
     }
 }

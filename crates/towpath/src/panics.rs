@@ -9,12 +9,11 @@
 //! only for another panic of the same task with the same text.
 
 use std::any::{Any, TypeId};
-use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use crate::context;
-use crate::dump::Who;
+use crate::dump::{self, Who};
 use crate::task::Header;
 use crate::thread::ThreadId;
 use crate::warning;
@@ -26,8 +25,8 @@ const KEPT: usize = 4;
 pub(crate) struct Sight {
     /// File, line and column.
     pub(crate) place: Option<Box<str>>,
-    /// Disabled unless the environment asks for backtraces.
-    pub(crate) backtrace: Backtrace,
+    /// By which calls, innermost first; empty unless the environment asks for backtraces.
+    pub(crate) addresses: Vec<usize>,
     kind: TypeId,
     message: Option<Box<str>>,
 }
@@ -65,6 +64,15 @@ pub(crate) fn message(payload: &(dyn Any + Send)) -> Option<&str> {
     literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
+/// Whether the environment asks for backtraces in libraries, by the rules of [`std::backtrace`].
+fn backtraces_are_wanted() -> bool {
+    static WANTED: OnceLock<bool> = OnceLock::new();
+    *WANTED.get_or_init(|| {
+        let variables = ["RUST_LIB_BACKTRACE", "RUST_BACKTRACE"];
+        variables.iter().find_map(std::env::var_os).is_some_and(|value| value != "0")
+    })
+}
+
 /// Puts our hook before the one that is there; once for the process, and not while this thread panics, when hooks stay
 /// what they are.
 pub(crate) fn install_hook() {
@@ -83,10 +91,17 @@ pub(crate) fn install_hook() {
 
 /// Notes that `task`, which runs, panics, and names it on stderr, where the message is going to be.
 fn note(task: &Header, info: &PanicHookInfo<'_>) {
+    // The frames on this stack, from here on.
+    let (here, base) = (0u8, task.stack_base());
+    let limit = (&raw const here).addr();
+    let mut addresses = Vec::new();
+    if backtraces_are_wanted() {
+        // Unwinding takes some KiB of stack, which the task may not have left.
+        context::on_a_large_stack(task, || dump::capture(limit, base, &mut addresses));
+    }
     let sight = Sight {
         place: info.location().map(|place| place.to_string().into()),
-        // It takes some KiB of stack, which the task may not have left.
-        backtrace: context::on_a_large_stack(task, Backtrace::capture),
+        addresses,
         kind: info.payload().type_id(),
         message: message(info.payload()).map(Box::from),
     };

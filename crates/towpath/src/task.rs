@@ -438,6 +438,12 @@ impl Header {
         !self.local.yielder.get().is_null()
     }
 
+    /// Where its stack begins: no frame of it lies above. Asked on the thread that it runs on.
+    pub(crate) fn stack_base(&self) -> usize {
+        // The yielder is what lies there.
+        if self.has_stack() { self.local.yielder.get().addr() } else { usize::MAX }
+    }
+
     fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)
     }

@@ -44,7 +44,7 @@ impl Backtrace {
 
 /// Whether a function belongs to the way in or out of a task.
 fn is_ours(function: &str) -> bool {
-    const PREFIXES: [&str; 9] = [
+    const PREFIXES: [&str; 10] = [
         "towpath::",
         "towpath_loop::",
         "towpath_coro::",
@@ -53,6 +53,7 @@ fn is_ours(function: &str) -> bool {
         "std::",
         "alloc::",
         "__rust_",
+        "__rustc::",
         "stack_init_trampoline",
     ];
     let name = function.trim_start_matches(['<', '&']);
@@ -65,7 +66,8 @@ pub(crate) fn capture(limit: usize, base: usize, addresses: &mut Vec<usize>) {
     let before = addresses.len();
     ::backtrace::trace(|frame| {
         let inside = (limit..=base).contains(&frame.sp().addr());
-        if inside {
+        // A thread's outermost frame goes on nowhere.
+        if inside && !frame.ip().is_null() {
             addresses.push(frame.ip().addr());
         }
         inside || addresses.len() == before

@@ -47,6 +47,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use backtrace::capture;
 pub use backtrace::{Backtrace, Frame};
 pub(crate) use collect::{Part, answer, names_of, of_runtime, register, resolve};
 pub(crate) use display::{Who, write_tasks};

@@ -289,6 +289,14 @@ impl<T> Case for Finished<'_, T> {
 /// cancel the group when the current task is cancelled, and what loses stays for the next time.
 pub fn next<T, E>(group: &mut ScopedGroup<'_, T, E>) -> impl Case<Output = Option<Result<T, Failure<E>>>> {
     let (arm, results) = group.parts();
+    next_of(arm, results)
+}
+
+/// The next of `results`, which have been told of in the channel of `arm`.
+pub(super) fn next_of<R>(
+    arm: mpmc::Receiving<'_, u64>,
+    results: impl Collect<R>,
+) -> impl Case<Output = Option<R>> {
     Next { arm, results, won: false, _result: PhantomData }
 }
 

@@ -303,9 +303,11 @@ mod models {
     use loom::future::block_on;
     use loom::thread;
 
+    use super::cases::next_of;
     use super::*;
     use crate::std_or_loom::model::check;
     use crate::sync::{Event, Mutex, Semaphore, mpmc};
+    use crate::thread::Collect;
 
     /// What `choose` does, waiting as a future does.
     fn first<const N: usize>(branches: [&mut dyn Branch; N]) -> usize {
@@ -407,6 +409,55 @@ mod models {
             selects.join().unwrap();
             next.join().unwrap();
             assert!(mutex.try_lock().is_ok());
+        });
+    }
+
+    /// What a group keeps of the ends of its tasks, without tasks.
+    struct Ends(Vec<u64>);
+
+    impl Collect<u64> for &mut Ends {
+        fn collect(&mut self, number: u64) -> bool {
+            self.0.push(number);
+            true
+        }
+
+        fn is_ready(&self) -> bool {
+            !self.0.is_empty()
+        }
+
+        fn take(&mut self) -> Option<u64> {
+            self.0.pop()
+        }
+    }
+
+    /// A task of a group ends as something else happens: whichever wins, the end is there once.
+    #[test]
+    fn loom_the_end_of_a_groups_task_is_told_once() {
+        check(2, || {
+            let (channel, event) = (Arc::new(mpmc::Channel::new(None)), Arc::new(Event::new()));
+            let ends = thread::spawn({
+                let channel = channel.clone();
+                move || (1..=2).for_each(|number| channel.try_send(number).unwrap())
+            });
+            let sets = thread::spawn({
+                let event = event.clone();
+                move || event.set()
+            });
+            let (mut results, mut taken) = (Ends(Vec::new()), Vec::new());
+            for _ in 0..2 {
+                let (mut next, mut set) = (next_of(channel.receiving(), &mut results), set(&event));
+                if first([&mut set, &mut next]) == 1 {
+                    taken.push(next.output().flatten().unwrap());
+                } else {
+                    assert!(set.output().is_some() && next.output().is_none());
+                }
+            }
+            ends.join().unwrap();
+            sets.join().unwrap();
+            taken.append(&mut results.0);
+            taken.extend(std::iter::from_fn(|| channel.try_recv().ok()));
+            taken.sort_unstable();
+            assert_eq!(taken, [1, 2]);
         });
     }
 }

@@ -414,8 +414,8 @@ mod models {
         check(2, || {
             let (sender, mut receiver) = channel(1);
             let mut second = sender.subscribe();
-            let goes = thread::spawn(move || drop(block_on(second.recv_async())));
-            let sends = thread::spawn(move || (1..=2).for_each(|n| drop(sender.send(n))));
+            let goes = thread::spawn(move || _ = block_on(second.recv_async()));
+            let sends = thread::spawn(move || (1..=2).for_each(|n| _ = sender.send(n)));
             let mut seen = 0;
             loop {
                 match block_on(receiver.recv_async()) {

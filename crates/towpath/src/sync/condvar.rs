@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use towpath_loop::Instant;
 
-use super::MutexGuard;
 use super::mutex::RawMutex;
+use super::{LockTimeoutError, MutexGuard};
 use crate::context;
 use crate::std_or_loom::atomic::{AtomicUsize, Ordering};
 use crate::std_or_loom::const_fn;
@@ -29,8 +29,9 @@ use crate::worker::Worker;
 /// One condition variable may be used with several locks, also at the same time: `std`'s may panic then, this does not.
 ///
 /// # Cancellation
-/// As the signatures are `std`'s, waiting is not cancellable: a task that is cancelled waits on until it is notified, as if it
-/// was [shielded](crate::shield). Whoever cancels it should also notify it. [`wait_timeout`](Condvar::wait_timeout) ends when
+/// Where the signatures are `std`'s, waiting is not cancellable: a task that is cancelled waits on until it is notified, as if it
+/// was [shielded](crate::shield), and a runtime that ends waits for it until its limit. Whoever cancels it should also notify it,
+/// or it should wait by [`wait_cancellable`](Condvar::wait_cancellable). [`wait_timeout`](Condvar::wait_timeout) ends when
 /// its time is over, and [`wait_async`](Condvar::wait_async) when its future is dropped. No notification is lost by that: one
 /// that came at the same moment counts, or goes to the next who waits.
 ///
@@ -151,6 +152,62 @@ impl Condvar {
             }
             guard = self.wait_timeout(guard, left)?.0;
         }
+    }
+
+    /// As [`wait`](Condvar::wait), but gives up if the task is cancelled, or past a deadline around this
+    /// ([`time::timeout`](crate::time::timeout)). Then it has not got the lock.
+    ///
+    /// ```
+    /// use towpath::sync::{Condvar, Mutex};
+    /// use towpath::thread;
+    ///
+    /// static JOBS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+    /// static MORE: Condvar = Condvar::new();
+    ///
+    /// let worker = thread::spawn(|| -> std::io::Result<()> {
+    ///     loop {
+    ///         let mut jobs = MORE.wait_while_cancellable(JOBS.lock().unwrap(), |jobs| jobs.is_empty())?;
+    ///         println!("{:?}", jobs.pop());
+    ///     }
+    /// });
+    /// worker.cancel();
+    /// if let Ok(ended) = worker.join() {
+    ///     assert!(towpath::is_canceled(&ended.unwrap_err()));
+    /// } // or else it was cancelled before it started
+    /// ```
+    ///
+    /// # Errors
+    /// If the task is cancelled, without the lock; with the guard, if the lock is poisoned.
+    pub fn wait_cancellable<'a, T: ?Sized>(
+        &self,
+        guard: MutexGuard<'a, T>,
+    ) -> Result<MutexGuard<'a, T>, LockTimeoutError<MutexGuard<'a, T>>> {
+        let released = guard.release();
+        // Whoever gives up has unlocked.
+        let locked = block(&mut self.awaiting(released.raw()), Limit::NONE).map(|notification| {
+            released.raw().lock();
+            notification.heed();
+            released.locked()
+        });
+        LockTimeoutError::result(locked)
+    }
+
+    /// As [`wait_while`](Condvar::wait_while), but gives up as [`wait_cancellable`](Condvar::wait_cancellable) does.
+    ///
+    /// # Errors
+    /// As [`wait_cancellable`](Condvar::wait_cancellable).
+    pub fn wait_while_cancellable<'a, T: ?Sized, F>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        mut condition: F,
+    ) -> Result<MutexGuard<'a, T>, LockTimeoutError<MutexGuard<'a, T>>>
+    where
+        F: FnMut(&mut T) -> bool,
+    {
+        while condition(&mut guard) {
+            guard = self.wait_cancellable(guard)?;
+        }
+        Ok(guard)
     }
 
     /// As [`wait`](Condvar::wait), as a future. Like the guard, it is not `Send`.

@@ -1,8 +1,9 @@
 //! Tasks that are cancelled together, also those that are spawned after the cancel.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use crate::cancel::Reason;
+use crate::std_or_loom::Mutex;
 use crate::task::TaskRef;
 
 #[derive(Default)]

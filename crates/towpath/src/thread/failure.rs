@@ -1,15 +1,15 @@
 //! Why there is no result of a task.
 
 use std::any::Any;
-use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::panic::Location;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::ThreadId;
-use crate::dump::Who;
+use crate::context;
+use crate::dump::{self, Backtrace, Who};
 use crate::panics::{self, Sight};
 use crate::task::Header;
 
@@ -58,6 +58,8 @@ struct Inner {
     spawned_at: &'static Location<'static>,
     message: Option<Box<str>>,
     sight: Option<Sight>,
+    /// With names, once it was asked for.
+    backtrace: OnceLock<Arc<Backtrace>>,
     started: bool,
 }
 
@@ -70,6 +72,7 @@ impl Panic {
             spawned_at: task.site,
             message: panics::message(&*payload).map(Box::from),
             sight: task.sight_of(&*payload),
+            backtrace: OnceLock::new(),
             started: task.has_started(),
             payload: Mutex::new(payload),
         }))
@@ -112,11 +115,24 @@ impl Panic {
         self.0.sight.as_ref()?.place.as_deref()
     }
 
-    /// The backtrace, on the same condition as [`place`](Panic::place), if the environment asks for backtraces: see
-    /// [`Backtrace::capture`]. Names for its frames are looked up when it is displayed, for which a task needs 32 KiB of stack.
+    /// By which calls it came there, on the same condition as [`place`](Panic::place), and if the environment asks for
+    /// backtraces: by `RUST_LIB_BACKTRACE` or else `RUST_BACKTRACE`, as for [`std::backtrace::Backtrace::capture`].
+    ///
+    /// The first call looks the names up, which takes what reading the program's debug information takes, and in a task holds the
+    /// worker for so long.
     pub fn backtrace(&self) -> Option<&Backtrace> {
-        let backtrace = &self.0.sight.as_ref()?.backtrace;
-        (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace)
+        let addresses = &self.0.sight.as_ref()?.addresses;
+        if addresses.is_empty() {
+            return None;
+        }
+        let look = || dump::resolve(addresses);
+        // More stack than a task may have.
+        Some(self.0.backtrace.get_or_init(|| {
+            context::with_task(|task| match task {
+                Some(task) => context::on_a_large_stack(task, look),
+                None => look(),
+            })
+        }))
     }
 }
 
@@ -144,9 +160,12 @@ impl fmt::Display for Panic {
         if let Some(message) = self.message() {
             write!(f, ": {message}")?;
         }
+        if !f.alternate() {
+            return Ok(());
+        }
         match self.backtrace() {
-            Some(backtrace) if f.alternate() => write!(f, "\n{}", backtrace.to_string().trim_end()),
-            _ => Ok(()),
+            Some(backtrace) => write!(f, "\n{}", backtrace.to_string().trim_end()),
+            None => Ok(()),
         }
     }
 }

@@ -263,6 +263,33 @@ impl<'scope, T, E> ScopedGroup<'scope, T, E> {
         self.members.handles.is_empty()
     }
 
+    /// A new member: its number, and what its task does, which tells the group of its end.
+    fn member<F: FnOnce() -> Result<T, E>>(
+        &mut self,
+        f: F,
+    ) -> (u64, impl FnOnce() -> Result<T, E> + use<F, T, E>) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let mut member = Member { shared: self.shared.clone(), number, harmless: self.keep_going };
+        let body = move || {
+            let result = f();
+            member.harmless |= result.is_ok();
+            drop(member);
+            result
+        };
+        (number, body)
+    }
+
+    /// Its task may run by now.
+    fn admit(&mut self, number: u64, handle: Handle<'scope, T, E>) {
+        let task = match &handle {
+            Handle::Free(handle) => handle.task(),
+            Handle::Scoped(handle) => handle.task(),
+        };
+        self.shared.children.add(task);
+        self.members.handles.insert(number, handle);
+    }
+
     fn has_room(&mut self) -> bool {
         while self.members.running() >= self.limit {
             match self.shared.ended.try_recv() {
@@ -334,15 +361,7 @@ impl Builder {
         while !group.has_room() {
             group.collect_one();
         }
-        let (number, keep_going) = (group.next_number, group.keep_going);
-        group.next_number += 1;
-        let member = Member { shared: group.shared.clone(), number, harmless: keep_going };
-        let body = move || {
-            let mut member = member;
-            let result = f();
-            member.harmless |= result.is_ok();
-            result
-        };
+        let (number, body) = group.member(f);
         // SAFETY: used in this frame, which is the task's.
         let current = unsafe { Current::get() };
         let late = cancel::is_canceled(&current).then(cancel::reason);
@@ -355,12 +374,7 @@ impl Builder {
                 Some(scope) => Handle::Scoped(scope.spawn(builder, body)?),
             }
         };
-        let task = match &handle {
-            Handle::Free(handle) => handle.task(),
-            Handle::Scoped(handle) => handle.task(),
-        };
-        group.shared.children.add(task);
-        group.members.handles.insert(number, handle);
+        group.admit(number, handle);
         Ok(())
     }
 }
@@ -402,5 +416,81 @@ impl<T, E> Default for Group<T, E> {
 impl<T, E> fmt::Debug for ScopedGroup<'_, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::future::block_on;
+    use loom::thread;
+
+    use super::*;
+    use crate::std_or_loom::model::check;
+    use crate::task::TaskRef;
+    use crate::wait::Waiting;
+
+    type Strings = Group<u32, &'static str>;
+
+    /// As `spawn_in`, but that a thread of the model runs the task.
+    fn spawn<F>(group: &mut Strings, f: F) -> (TaskRef, thread::JoinHandle<()>)
+    where
+        F: FnOnce() -> Result<u32, &'static str> + Send + 'static,
+    {
+        let (number, body) = group.member(f);
+        // SAFETY: it borrows nothing, and is `Send`.
+        let (task, handle) = unsafe { TaskRef::new(None, body) };
+        let runs = thread::spawn({
+            let task = task.clone();
+            // SAFETY: called once, and as a worker does: one that was cancelled does not start.
+            move || unsafe {
+                if task.is_canceled() { task.refuse(Box::new(crate::Canceled)) } else { task.run() }
+            }
+        });
+        group.admit(number, Handle::Free(JoinHandle::new(handle)));
+        (task, runs)
+    }
+
+    /// The next result, waited for as a thread of the model can.
+    fn next(group: &mut Strings) -> Result<u32, Failure<&'static str>> {
+        let number = block_on(Waiting::new(group.shared.ended.receiving())).unwrap();
+        assert!(group.members.collect(number));
+        let Handle::Free(handle) = &group.members.handles[&number] else { unreachable!("it has no scope") };
+        while !handle.is_finished() {
+            thread::yield_now();
+        }
+        group.members.take().unwrap()
+    }
+
+    /// One fails while the other is being spawned, or runs. Whatever becomes of that, it is cancelled, and what that leads to is
+    /// not taken for the first failure.
+    #[test]
+    fn loom_the_first_failure_cancels_the_others_and_comes_first() {
+        check(2, || {
+            let mut group = Strings::new();
+            let (_, first) = spawn(&mut group, || Err("first"));
+            let shared = group.shared.clone();
+            let (task, second) = spawn(&mut group, move || match shared.children.canceled() {
+                Some(_) => Err("a consequence"),
+                None => Ok(2),
+            });
+            let results = [next(&mut group), next(&mut group)];
+            first.join().unwrap();
+            second.join().unwrap();
+            let failure = results.iter().find_map(|result| result.as_ref().err());
+            assert!(matches!(failure, Some(Failure::Failed("first"))), "{results:?}");
+            assert!(task.is_canceled() && group.is_empty());
+        });
+    }
+
+    /// A group that is dropped while a member ends, which then has nobody to tell.
+    #[test]
+    fn loom_a_group_that_goes_cancels_what_runs() {
+        check(2, || {
+            let mut group = Strings::new().keep_going(true);
+            let (task, runs) = spawn(&mut group, || Err("nobody minds"));
+            drop(group);
+            runs.join().unwrap();
+            assert!(task.is_canceled() && task.join.is_finished());
+        });
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use towpath::Warning;
 use towpath::dump::{Found, State, Task, Which};
 use towpath::net::{TcpListener, TcpStream};
-use towpath::sync::{Event, Mutex, Semaphore};
+use towpath::sync::{Barrier, Condvar, Event, Mutex, Once, RwLock, Semaphore};
 use towpath::thread::{self, Builder, JoinHandle};
 
 use crate::common::*;
@@ -470,6 +470,83 @@ pub fn r10_shutdown_names_what_is_left() {
     let text = leftover.to_string();
     assert!(text.contains("1 tasks did not end") && text.contains("stubborn"), "{text}");
     assert!(text.contains("waiting for unpark") && text.contains("deep_inside at"), "{text}");
+}
+
+/// R10: what waits in a way that is `std`'s, with no room for an error, does not end by being cancelled: a shutdown waits for it until its limit
+/// and no longer, and names it. What has such room ends at once.
+pub fn r10_shutdown_of_waits_that_are_stds() {
+    let runtime = runtime(2);
+    let ended = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::new(AtomicUsize::new(0));
+    runtime.run(|| {
+        // Somebody who keeps all of them, and is as stubborn.
+        let mutex: &'static Mutex<u32> = Box::leak(Box::default());
+        let rwlock: &'static RwLock<u32> = Box::leak(Box::default());
+        let condvar: &'static Condvar = Box::leak(Box::default());
+        let once: &'static Once = Box::leak(Box::new(Once::new()));
+        let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(2)));
+        let start = |name: &str, body: fn(&Waits)| {
+            let waits = Waits { mutex, rwlock, condvar, once, barrier };
+            let (begun, ended) = (begun.clone(), ended.clone());
+            drop(named(name, move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                body(&waits);
+                ended.fetch_add(1, Ordering::SeqCst);
+            }));
+        };
+        let keeps = {
+            let (mutex, rwlock, once) = (mutex, rwlock, once);
+            let (held, is_held) = mpsc::channel();
+            drop(named("keeps", move || {
+                let _locked = (mutex.lock().unwrap(), rwlock.write().unwrap());
+                once.call_once(|| {
+                    held.send(()).unwrap();
+                    towpath::shield(thread::park);
+                });
+            }));
+            is_held
+        };
+        until(|| keeps.try_recv().is_ok());
+        start("lock", |waits| drop(waits.mutex.lock()));
+        start("read", |waits| drop(waits.rwlock.read()));
+        start("once", |waits| waits.once.wait());
+        start("barrier", |waits| _ = waits.barrier.wait());
+        start("condvar", |waits| drop(waits.condvar.wait(Mutex::new(()).lock().unwrap())));
+        start("lock_timeout", |waits| assert!(waits.mutex.lock_timeout(Duration::MAX).is_err()));
+        start("read_timeout", |waits| assert!(waits.rwlock.read_timeout(Duration::MAX).is_err()));
+        start("once.wait_timeout", |waits| assert_canceled(waits.once.wait_timeout(Duration::MAX)));
+        start("wait_cancellable", |waits| {
+            assert!(waits.condvar.wait_cancellable(Mutex::new(()).lock().unwrap()).is_err());
+        });
+        until(|| begun.load(Ordering::SeqCst) == 9);
+        // All of them wait by now, or are about to.
+        thread::sleep(ms(5));
+    });
+    let limit = ms(300);
+    let from = Instant::now();
+    let leftover = runtime.shutdown(limit).unwrap_err();
+    assert!(from.elapsed() >= limit && from.elapsed() < limit + patience(Duration::from_secs(2)));
+    assert_eq!(ended.load(Ordering::SeqCst), 4, "{leftover}");
+    let of_name = |name: &str| {
+        let mut tasks = leftover.tasks.iter().filter(|task| task.name.as_deref() == Some(name));
+        tasks.next().unwrap_or_else(|| panic!("{name} is not in {leftover}"))
+    };
+    waits_for(of_name("lock"), "mutex");
+    waits_for(of_name("read"), "rwlock, to read");
+    waits_for(of_name("once"), "once");
+    waits_for(of_name("barrier"), "barrier");
+    waits_for(of_name("condvar"), "condvar");
+    waits_for(of_name("keeps"), "unpark");
+    assert_eq!(leftover.tasks.len(), 6, "{leftover}");
+}
+
+/// What stubborn tasks wait for.
+struct Waits {
+    mutex: &'static Mutex<u32>,
+    rwlock: &'static RwLock<u32>,
+    condvar: &'static Condvar,
+    once: &'static Once,
+    barrier: &'static Barrier,
 }
 
 /// R10: a runtime whose tasks end in time ends in time, and says that nothing is left.

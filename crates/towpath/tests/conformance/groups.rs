@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use towpath::select::{self, after, next};
+use towpath::select::{self, after, next, recv};
 use towpath::sync::Event;
+use towpath::sync::mpsc::channel;
 use towpath::thread::{self, Builder, Failure, Group, ScopedGroup, try_sleep};
 use towpath::time::timeout;
 use towpath::{Handle, is_canceled, shield};
@@ -373,6 +374,49 @@ pub fn group_in_a_select() {
             seen |= 1 << select.wait().unwrap().unwrap();
         }
         assert_eq!(seen, 0xff);
+    });
+}
+
+/// C16: tasks that end while a select waits for messages, times and a deadline as well: whatever wins, each result is had once.
+pub fn c16_group_in_a_select_loses_nothing() {
+    const TASKS: usize = 8;
+    duo(|| {
+        for round in 0..scaled(20_000) {
+            let mut group = Group::<usize, usize>::new().keep_going(true);
+            let (sender, messages) = channel();
+            for n in 0..TASKS {
+                let sender = sender.clone();
+                group.spawn(move || {
+                    (0..(n + round) % 4).for_each(|_| thread::yield_now());
+                    sender.send(n).unwrap();
+                    if n % 3 == 0 { Err(n) } else { Ok(n) }
+                });
+            }
+            let mut had = [0; TASKS];
+            let number = |result: Result<usize, Failure<usize>>| match result {
+                Ok(n) | Err(Failure::Failed(n)) => n,
+                Err(other) => panic!("{other}"),
+            };
+            let mut received = 0;
+            while received < TASKS {
+                let limit = Duration::from_micros(round as u64 % 50);
+                let chosen = timeout(limit, || {
+                    towpath::select! {
+                        result = next(&mut group) => result.into_iter().for_each(|result| had[number(result)] += 1),
+                        message = recv(&messages) => received += usize::from(message.is_ok()),
+                        () = after(Duration::from_micros(20)) => (),
+                    }
+                });
+                if chosen.is_err() {
+                    assert_timed_out(chosen);
+                    // Or the limit is never long enough for anything.
+                    thread::yield_now();
+                    received += messages.try_iter().count();
+                }
+            }
+            group.for_each(|result| had[number(result)] += 1);
+            assert_eq!(had, [1; TASKS], "round {round}");
+        }
     });
 }
 

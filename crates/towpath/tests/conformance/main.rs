@@ -64,6 +64,7 @@ const DUMP: &[Test] = &[
     test!(dump::r12_sigquit).busy().seconds(40).memory_mib(96),
     test!(dump::r10_shutdown_names_what_is_left).busy().leaks().seconds(20).memory_mib(96),
     test!(dump::r10_shutdown_in_time),
+    test!(dump::r10_shutdown_of_waits_that_are_stds).busy().leaks().seconds(20).memory_mib(96),
 ];
 
 const PANICS: &[Test] = &[
@@ -182,6 +183,7 @@ const GROUPS: &[Test] = &[
     test!(groups::group_dropped).busy(),
     test!(groups::group_of_a_scope).busy(),
     test!(groups::group_in_a_select),
+    test!(groups::c16_group_in_a_select_loses_nothing).busy().seconds(20),
     test!(groups::group_at_random).busy().seconds(20),
     test!(groups::group_builder),
 ];

@@ -1,5 +1,6 @@
 //! L7, L14: the condition variable.
 
+use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
@@ -7,8 +8,9 @@ use std::time::Duration;
 
 use towpath::sync::{Arc, Condvar, Mutex};
 use towpath::thread;
+use towpath::time::{Deadline, timeout};
 
-use crate::common::{LONG, Log, duo, ms, scaled, solo, until, waiting};
+use crate::common::{LONG, Log, assert_canceled, assert_timed_out, duo, ms, scaled, solo, until, waiting};
 use crate::parties::{self, Party, block_on, poll_once};
 
 /// L7: a store with room for a few, used by parties of all kinds, each of which also waits in ways that end early: what is
@@ -122,6 +124,61 @@ pub fn l07_cancelling_ends_no_wait() {
         timed.cancel();
         assert!(timed.join().unwrap());
         assert!(shared.0.try_lock().is_ok());
+    });
+}
+
+/// L7: what can be cancelled is: the lock is free then, and a notification that came at that moment counts, or is the next one's.
+pub fn l07_cancelled_as_it_is_notified() {
+    solo(|| {
+        let shared = Arc::new((Mutex::new(0), Condvar::new()));
+        let waits = |shared: &Arc<(Mutex<i32>, Condvar)>| {
+            let shared = shared.clone();
+            move || Ok(*shared.1.wait_while_cancellable(shared.0.lock().unwrap(), |n| *n == 0)?)
+        };
+        let waiter = waiting(waits(&shared));
+        waiter.cancel();
+        assert_canceled(waiter.join().unwrap());
+        assert!(shared.0.try_lock().is_ok());
+        // A deadline is told as what it is; one that is over does not even wait.
+        for limit in [ms(2), ms(0)] {
+            assert_timed_out(timeout(limit, waits(&shared)));
+            assert!(shared.0.try_lock().is_ok());
+        }
+        // What is the case already needs no wait, and so is not refused.
+        *shared.0.lock().unwrap() = 1;
+        let done = Deadline::after(ms(0)).run(waits(&shared));
+        assert_eq!(done.unwrap(), 1);
+    });
+    duo(|| {
+        for round in 0..scaled(40_000) {
+            // How many have come, and what there is to be taken.
+            let shared = Arc::new((Mutex::new((0, 0)), Condvar::new()));
+            let takes = |shared: &Arc<(Mutex<(i32, i32)>, Condvar)>| {
+                let shared = shared.clone();
+                thread::spawn(move || -> io::Result<()> {
+                    let mut state = shared.0.lock().unwrap();
+                    state.0 += 1;
+                    state = shared.1.wait_while_cancellable(state, |state| state.1 == 0)?;
+                    state.1 -= 1;
+                    Ok(())
+                })
+            };
+            let tasks = [takes(&shared), takes(&shared)];
+            until(|| shared.0.lock().unwrap().0 == 2);
+            shared.0.lock().unwrap().1 = 1;
+            let notifies = thread::spawn({
+                let shared = shared.clone();
+                move || shared.1.notify_one()
+            });
+            tasks[round % 2].cancel();
+            // One takes it, whether it was notified or told by the one who gave up.
+            until(|| shared.0.lock().unwrap().1 == 0);
+            notifies.join().unwrap();
+            tasks.iter().for_each(|task| task.cancel());
+            let done = tasks.map(|task| task.join().unwrap());
+            assert_eq!(done.iter().filter(|done| done.is_ok()).count(), 1);
+            done.into_iter().filter(|done| done.is_err()).for_each(assert_canceled);
+        }
     });
 }
 

@@ -55,6 +55,7 @@ const CONDVARS: &[Test] = &[
     test!(condvar::l07_no_notification_is_lost).busy(),
     test!(condvar::l07_in_order_and_not_kept),
     test!(condvar::l07_cancelling_ends_no_wait),
+    test!(condvar::l07_cancelled_as_it_is_notified).busy(),
     test!(condvar::l07_a_dropped_future_passes_it_on).busy(),
     test!(condvar::l07_timeouts),
     test!(condvar::l07_with_two_locks),
