@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-use super::vectors::{IoVecs, IoVecsMut, Vectors};
+use super::message::Header;
+use super::vectors::{IoVecs, IoVecsMut, Vectors, are_empty};
 use super::{Begin, Detach, Operation, Options, Outcome, Started, extents, limits, on_target, ways_to_wait};
 use crate::buf::{IoBuf, IoBufMut};
 use crate::descriptor::{File, Nature, Target};
@@ -42,7 +43,7 @@ pub(super) fn way(target: &Target<'_>, position: Position) -> Result<(Handle, Na
 macro_rules! file_transfer {
     (
         $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident;
-        |$buf:ident| $bytes:expr; file: $file:ident, stream: $stream:ident, socket: $socket:ident
+        |$buf:ident| $bytes:expr; file: $file:ident, stream: $stream:ident, socket: $socket:ident, $flags:expr
     ) => {
         $(#[$struct_doc])*
         #[must_use = "operations do nothing until they are submitted or waited for"]
@@ -102,7 +103,7 @@ macro_rules! file_transfer {
                     return Started::Done(0);
                 }
                 Started::Request(match nature {
-                    Nature::Socket => Request::$socket { handle, buf, len, flags: 0 },
+                    Nature::Socket => Request::$socket { handle, buf, len, flags: $flags(&self.target) },
                     Nature::Disk => {
                         let vectors = self.vectors.one(buf, len);
                         Request::$file { handle, vectors, count: 1, at }
@@ -163,7 +164,7 @@ file_transfer! {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     read;
-    |buf| buf.bytes_mut(); file: Read, stream: ReadStream, socket: Recv
+    |buf| buf.bytes_mut(); file: Read, stream: ReadStream, socket: Recv, |_: &Target<'_>| 0
 }
 
 file_transfer! {
@@ -178,13 +179,13 @@ file_transfer! {
     /// io_uring: `IORING_OP_WRITEV` (5.1); elsewhere `pwritev(2)` in the pool, or for streams `pwritev2(2)` with
     /// `RWF_NOWAIT` and readiness to write.
     write;
-    |buf| { let (buf, len) = buf.bytes(); (buf.cast_mut(), len) }; file: Write, stream: WriteStream, socket: Send
+    |buf| { let (buf, len) = buf.bytes(); (buf.cast_mut(), len) }; file: Write, stream: WriteStream, socket: Send, |target: &Target<'_>| target.sending(0)
 }
 
 macro_rules! file_vectored {
     (
         $(#[$struct_doc:meta])* $type:ident<$bound:path>; $(#[$fn_doc:meta])* $name:ident;
-        file: $file:ident, stream: $stream:ident
+        file: $file:ident, stream: $stream:ident, socket: $socket:ident, $flags:expr
     ) => {
         $(#[$struct_doc])*
         #[must_use = "operations do nothing until they are submitted or waited for"]
@@ -193,13 +194,14 @@ macro_rules! file_vectored {
             buffers: V,
             position: Position,
             vectors: Vectors,
+            header: Header,
             options: Options,
         }
 
         $(#[$fn_doc])*
         pub fn $name<'s, V: $bound>(target: impl Into<Target<'s>>, buffers: V) -> $type<'s, V> {
-            let (position, vectors) = (Position(None), Vectors::default());
-            $type { target: target.into(), buffers, position, vectors, options: Options::NONE }
+            let (position, vectors, header) = (Position(None), Vectors::default(), Header::new());
+            $type { target: target.into(), buffers, position, vectors, header, options: Options::NONE }
         }
 
         impl<V: $bound> $type<'_, V> {
@@ -239,12 +241,17 @@ macro_rules! file_vectored {
                     Err(errno) => return Started::failed(errno),
                 };
                 let (vectors, count) = self.vectors.several(&mut self.buffers, self.options.extent);
-                if count == 0 {
+                // SAFETY: `vectors` are `count` descriptions of buffers, by `IoVecs`.
+                if count == 0 || nature == Nature::Socket && unsafe { are_empty(vectors, count) } {
                     return Started::Done(0);
                 }
                 Started::Request(match nature {
                     Nature::Disk => Request::$file { handle, vectors, count, at },
-                    Nature::Pipe | Nature::Socket | Nature::Device => {
+                    Nature::Socket => {
+                        let (msg, more) = self.header.fill((vectors, count), None);
+                        Request::$socket { handle, msg, flags: $flags(&self.target), more }
+                    }
+                    Nature::Pipe | Nature::Device => {
                         Request::$stream { handle, vectors, count, at }
                     }
                 })
@@ -260,8 +267,8 @@ macro_rules! file_vectored {
         impl<V: $bound + 'static> Detach for $type<'_, V> {
             type Owned = $type<'static, V>;
             fn detach(self) -> $type<'static, V> {
-                let $type { target, buffers, position, vectors, options } = self;
-                $type { target: target.detach(), buffers, position, vectors, options }
+                let $type { target, buffers, position, vectors, header, options } = self;
+                $type { target: target.detach(), buffers, position, vectors, header, options }
             }
         }
 
@@ -274,16 +281,15 @@ file_vectored! {
     ReadVectored<IoVecsMut>;
     /// Reads into several buffers, filling one after the other; otherwise as [`read`]. Of more than 1024 buffers, the
     /// first 1024 are used; with [`all`](ReadVectored::all), all of them.
-    read_vectored; file: Read, stream: ReadStream
+    read_vectored; file: Read, stream: ReadStream, socket: RecvMsg, |_: &Target<'_>| 0
 }
 
 file_vectored! {
     /// A write from several buffers: see [`write_vectored`].
     WriteVectored<IoVecs>;
-    /// Writes several buffers, one after the other; otherwise as [`write()`] (to a socket, prefer
-    /// [`send_vectored`](super::send_vectored), which raises no signal). Of more than 1024 buffers, the first 1024 are used; with
+    /// Writes several buffers, one after the other; otherwise as [`write()`]. Of more than 1024 buffers, the first 1024 are used; with
     /// [`all`](WriteVectored::all), all of them.
-    write_vectored; file: Write, stream: WriteStream
+    write_vectored; file: Write, stream: WriteStream, socket: SendMsg, |target: &Target<'_>| target.sending(0)
 }
 
 on_target! {

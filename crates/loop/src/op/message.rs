@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::vectors::{IoVecs, IoVecsMut, Vectors};
+use super::vectors::{IoVecs, IoVecsMut, Vectors, are_empty};
 use super::{
     Begin, Detach, Extent, Operation, Options, Outcome, Started, extents, limits, message_flags, ways_to_wait,
 };
@@ -175,11 +175,8 @@ macro_rules! vectored {
                     Err(errno) => return Started::failed(errno),
                 };
                 let (vectors, count) = self.vectors.several(&mut self.buffers, self.options.extent);
-                let empty = count == 0 || {
-                    // SAFETY: `vectors` are `count` descriptions of buffers, by `IoVecs`.
-                    let vectors = unsafe { std::slice::from_raw_parts(vectors, count) };
-                    vectors.iter().all(|vector| vector.iov_len == 0)
-                };
+                // SAFETY: `vectors` are `count` descriptions of buffers, by `IoVecs`.
+                let empty = unsafe { are_empty(vectors, count) };
                 let all = self.options.extent == Extent::All;
                 // The kernel would wait for data before it transfers none of it. An empty datagram is a datagram.
                 if empty && (all || $receives && self.flags == 0) {

@@ -111,6 +111,15 @@ impl Vectors {
     }
 }
 
+/// Whether there is no byte in any of these buffers.
+///
+/// # Safety
+/// `vectors` are `count` descriptions of buffers.
+pub(super) unsafe fn are_empty(vectors: *const libc::iovec, count: usize) -> bool {
+    // SAFETY: the caller's promise.
+    count == 0 || unsafe { std::slice::from_raw_parts(vectors, count) }.iter().all(|it| it.iov_len == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -133,9 +133,9 @@ pub fn e05_floods_of_strangers_wait() {
     let there = UnixDatagram::bind_addr(&name).unwrap();
     let to = SockAddr::from(&socket2::SockRef::from(&there).local_addr().unwrap());
     let there = socket(there);
-    for (connected, zero_copy) in [(false, false), (true, false), (true, true)] {
+    for how in ["by name", "sent", "sent in parts", "without a copy", "written", "written in parts"] {
         let here = UnixDatagram::unbound().unwrap();
-        if connected {
+        if how != "by name" {
             here.connect_addr(&name).unwrap();
         }
         let (here, sent) = (socket(here), Log::new());
@@ -145,18 +145,18 @@ pub fn e05_floods_of_strangers_wait() {
                 assert_eq!(len, 4);
                 log.add(n);
             };
-            match (connected, zero_copy, n % 2) {
-                (false, ..) => {
-                    loop_.submit(op::send_to(&here, bytes, to), move |_, sent| note(sent.unwrap().0))
+            let parts = || vec![bytes.to_vec()];
+            match how {
+                "by name" => loop_.submit(op::send_to(&here, bytes, to), move |_, n| note(n.unwrap().0)),
+                "sent" => loop_.submit(op::send(&here, bytes), move |_, n| note(n.unwrap().0)),
+                "sent in parts" => {
+                    loop_.submit(op::send_vectored(&here, parts()), move |_, n| note(n.unwrap().0))
                 }
-                (_, true, _) => {
-                    loop_.submit(op::send_zc(&here, bytes), move |_, sent| note(sent.unwrap().sent.0))
+                "written" => loop_.submit(op::write(&here, bytes), move |_, n| note(n.unwrap().0)),
+                "written in parts" => {
+                    loop_.submit(op::write_vectored(&here, parts()), move |_, n| note(n.unwrap().0))
                 }
-                (.., 0) => loop_.submit(op::send(&here, bytes), move |_, sent| note(sent.unwrap().0)),
-                _ => {
-                    let message = op::send_vectored(&here, vec![bytes.to_vec()]);
-                    loop_.submit(message, move |_, sent| note(sent.unwrap().0))
-                }
+                _ => loop_.submit(op::send_zc(&here, bytes), move |_, n| note(n.unwrap().sent.0)),
             };
         }
         // The harness looks whether this spins.
