@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, waitid};
 
 use crate::backend::signal::send_signal;
+use crate::backend::standard::clear_of_standard;
 use crate::descriptor::Descriptor;
 use crate::operation::Request;
 
@@ -36,16 +37,19 @@ impl Child {
     /// Takes a child over. Its pipes are to be taken out before; those left inside are closed.
     ///
     /// # Errors
-    /// The system's: `EMFILE` foremost; the child is then left as if it was dropped.
+    /// The system's, if it is no child of this process any more. (Where there is no descriptor left for a pidfd it is known by its
+    /// number.)
     pub fn new(mut child: process::Child) -> io::Result<Child> {
         // Whoever has waited for it before has reaped it, and its number may be another's.
         let status = child.try_wait()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         let pidfd = match status {
             Some(_) => None,
-            None => match pidfd_open(pid, PidfdFlags::empty()) {
+            None => match pidfd_open(pid, PidfdFlags::empty()).and_then(clear_of_standard) {
                 Ok(fd) => Some(Descriptor::new(fd)),
+                // By its number, then: whoever started it must be able to wait for it.
                 Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => None,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => None,
                 Err(error) => return Err(error.into()),
             },
         };

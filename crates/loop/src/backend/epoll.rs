@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Wake;
 use super::eventfd::EventFd;
 use super::readiness::{Event, Mode, Poller};
+use super::standard::clear_of_standard;
 
 /// How many events one system call takes over.
 const BATCH: usize = 512;
@@ -63,7 +64,7 @@ impl Epoll {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = clear_of_standard(unsafe { OwnedFd::from_raw_fd(fd) })?;
         let waker = EventFd::new()?;
         let mut epoll =
             Epoll { fd, waker, buffer: Vec::with_capacity(BATCH), nanoseconds: true, syscalls: 0 };

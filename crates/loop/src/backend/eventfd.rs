@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Wake;
+use super::standard::clear_of_standard;
 
 /// A counter in the kernel that polls as readable while it is not zero.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl EventFd {
     /// `EMFILE`, `ENFILE` or `ENOMEM`, as the kernel says.
     pub(crate) fn new() -> io::Result<Arc<EventFd>> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(EventFd { fd }))
+        Ok(Arc::new(EventFd { fd: clear_of_standard(fd)? }))
     }
 
     /// Puts the counter back to zero. Needed where it is watched level-triggered, as by `poll(2)`; an edge-triggered

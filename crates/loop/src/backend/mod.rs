@@ -47,6 +47,7 @@ pub(crate) mod poll;
 pub mod readiness;
 pub mod signal;
 mod sigpipe;
+pub(crate) mod standard;
 pub(crate) mod uring;
 pub(crate) mod warm;
 

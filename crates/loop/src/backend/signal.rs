@@ -29,6 +29,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::standard::clear_of_standard;
 use crate::descriptor::Descriptor;
 use crate::fork::Birth;
 use crate::operation::Handle;
@@ -205,7 +206,8 @@ impl Registration {
             wanted |= bit(signal);
         }
         let birth = Birth::now()?;
-        let bell = Descriptor::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Descriptor::new(clear_of_standard(bell)?);
         let mut dispositions = lock();
         let watcher = vacant(&dispositions);
         watcher.arm(wanted, bell.as_raw_fd());

@@ -12,6 +12,7 @@ use rustix::time::{
 };
 
 use super::{Begin, Detach, Operation, Options, Outcome, Started, ways_to_wait};
+use crate::backend::standard::clear_of_standard;
 use crate::descriptor::Descriptor;
 use crate::instant::Instant;
 use crate::operation::Request;
@@ -205,7 +206,7 @@ pub fn alarm(at: SystemTime) -> ClockTimer {
 
 /// A timerfd that becomes readable when `clock` shows `at`.
 fn timerfd(clock: TimerfdClockId, at: Duration) -> rustix::io::Result<Descriptor> {
-    let fd = timerfd_create(clock, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    let fd = clear_of_standard(timerfd_create(clock, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?)?;
     // Zero would disarm it. What the kernel cannot represent does not come either.
     let at = at.clamp(Duration::from_nanos(1), Duration::from_secs(i64::MAX as u64 / 1_000_000_000));
     let it_value = Timespec { tv_sec: at.as_secs() as i64, tv_nsec: at.subsec_nanos().into() };

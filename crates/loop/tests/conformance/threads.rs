@@ -187,9 +187,10 @@ pub fn i02_wakes_reach_who_polls_the_descriptor() {
             move || remote.wake()
         });
         assert!(is_readable(&loop_, towpath_harness::patience(Duration::from_secs(3))), "round {round}");
-        // Then silence, after a few ticks: one may find nothing, but not one after the other.
-        let vain = (0..10).take_while(|_| is_readable(&loop_, 20 * MS)).inspect(|_| _ = poke(&loop_)).count();
-        assert!(vain < 5, "readable for nothing, {vain} times");
+        // Then silence, after some ticks: one may find nothing, as the kernel passes on what rang long ago when it comes round
+        // to it (after a grace period of RCU), which takes its time on a busy machine; but not for ever.
+        let vain = (0..50).take_while(|_| is_readable(&loop_, 20 * MS)).inspect(|_| _ = poke(&loop_)).count();
+        assert!(vain < 25, "readable for nothing, {vain} times");
     }
 }
 

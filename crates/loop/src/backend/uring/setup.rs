@@ -6,6 +6,7 @@ use io_uring::{IoUring, Probe, opcode};
 
 use super::ring::Ring;
 use super::{chain, restrict};
+use crate::backend::standard::is_standard;
 use crate::operation::{Elsewhere, Kind, OPERATIONS, Support};
 
 /// How to make a [`Uring`](super::Uring).
@@ -143,7 +144,15 @@ fn build(step: Step, entries: u32, cq_entries: Option<u32>, disabled: bool) -> i
     if step <= Step::NoArray {
         builder.setup_no_sqarray();
     }
-    builder.build(entries)
+    // It keeps the number that it is opened with: those that it must not have are taken meanwhile.
+    let mut low = Vec::new();
+    loop {
+        let ring = builder.build(entries)?;
+        if !is_standard(&ring) {
+            return Ok(ring);
+        }
+        low.push(ring);
+    }
 }
 
 /// A new ring and what can be done with it.
