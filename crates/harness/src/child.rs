@@ -9,8 +9,9 @@ use crate::checks::Before;
 
 /// Asks a thread to print its stack.
 const STACK_SIGNAL: libc::c_int = libc::SIGUSR2;
-/// Of how many threads the stack is printed before the process ends itself.
-static TO_PRINT: AtomicUsize = AtomicUsize::new(4);
+/// Of how many threads the stack is printed before the process ends itself, and of how many more.
+const STACKS: usize = 4;
+static TO_PRINT: AtomicUsize = AtomicUsize::new(STACKS);
 
 /// Runs the test's function, then looks at what it left.
 pub(crate) fn run(test: &Test) -> ExitCode {
@@ -29,7 +30,7 @@ pub(crate) fn run(test: &Test) -> ExitCode {
         // The panic's message is on stderr already.
         return ExitCode::FAILURE;
     }
-    let found = before.compare(test);
+    let found = before.compare(test, TO_PRINT.load(Ordering::Relaxed) < STACKS);
     for line in &found {
         eprintln!("left behind: {line}");
     }

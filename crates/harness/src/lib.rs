@@ -38,6 +38,7 @@
 //! what tests scale by [`timeout_mult`].
 
 pub mod allocations;
+pub mod cgroup;
 mod checks;
 mod child;
 pub mod example;

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant as StdInstant};
 
-use towpath_harness::sys;
+use rustix::process::Resource;
+use towpath_harness::cgroup::MemoryGroup;
+use towpath_harness::process::{self, Ended};
+use towpath_harness::{net, sys};
 use towpath_loop::{Config, Loop, Socket, op};
 
 use crate::common::*;
@@ -248,4 +251,59 @@ pub fn h11_uncounted_operations() {
     let tickets = [0, 1].map(|_| loop_.start(op::next_tick()));
     assert!(loop_.is_full());
     tickets.into_iter().for_each(|ticket| ticket.take().unwrap().unwrap());
+}
+
+/// H10: ten thousand connections that wait, in a group of processes that may have 64 MiB, the kernel's memory for them
+/// included. Then all of them have something to say.
+pub fn h10_idle_connections_in_little_memory() {
+    const MANY: usize = 10_000;
+    const ROOM: u64 = 64 << 20;
+    /// What a connection may take of the process's own memory: the buffer of its receive, the loop's notes, the test's.
+    const EACH: u64 = 1024;
+    let fds = MANY as u64 + 200;
+    if rustix::process::getrlimit(Resource::Nofile).maximum.is_some_and(|most| most < fds) {
+        towpath_harness::skip("too few descriptors");
+    }
+    let _limit = sys::limit(Resource::Nofile, fds);
+    let group = MemoryGroup::new(ROOM)
+        .unwrap_or_else(|error| towpath_harness::skip(&format!("no control group for memory: {error}")));
+    let (plain, addr) = net::listener();
+    // It should not have to ask twice.
+    rustix::net::listen(&plain, 4096).unwrap();
+    let child = process::fork(|| {
+        group.enter().unwrap();
+        let before = sys::resident();
+        let loop_ = current_loop();
+        let listener = socket(plain.try_clone().unwrap());
+        let heard = Rc::new(Cell::new(0));
+        let sockets: Vec<_> = (0..MANY)
+            .map(|_| {
+                let (socket, _) = op::accept(&listener).wait().unwrap();
+                let heard = heard.clone();
+                loop_.submit(op::recv(&socket, vec![0; 64]), move |_, got| {
+                    assert_eq!(got.unwrap().0, 1);
+                    heard.set(heard.get() + 1);
+                });
+                socket
+            })
+            .collect();
+        poke(&loop_);
+        let each = sys::resident().saturating_sub(before) / MANY as u64;
+        assert!(each < EACH, "{each} bytes for each connection");
+        // Everybody is there: they may speak.
+        op::send(&sockets[0], b"!").wait().unwrap();
+        loop_.run().unwrap();
+        assert_eq!((heard.get(), loop_.in_flight()), (MANY, 0));
+        0
+    });
+    drop(plain);
+    let mut clients: Vec<_> = (0..MANY).map_while(|_| TcpStream::connect(addr).ok()).collect();
+    // An error here has its reason there.
+    if clients.first_mut().is_some_and(|first| first.read_exact(&mut [0]).is_ok()) {
+        clients.iter_mut().for_each(|client| drop(client.write_all(b"x")));
+    }
+    clients.iter().for_each(net::reset_on_close);
+    let ended = child.wait();
+    let peak = group.peak().unwrap_or(0) >> 10;
+    assert_eq!(ended, Ended::Code(0), "{} connections, {peak} KiB at most", clients.len());
 }

@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags};
 use towpath_harness::process::{self, Ended};
 use towpath_harness::{net, sys};
-use towpath_loop::{Event, Loop, Socket, op};
+use towpath_loop::{Event, Loop, Signals, Socket, op};
 
 use crate::common::*;
 
@@ -386,6 +386,76 @@ pub fn f10_blocking_listener() {
     let _client = TcpStream::connect(addr).unwrap();
     ticket.take().unwrap().unwrap();
     drop(Loop::take_current());
+}
+
+/// O5: where standard streams are closed, what the loop opens for itself does not get their numbers; what it opens for
+/// others does, as anything would, and works. Who puts something else in their places later does it no harm.
+pub fn o05_standard_streams_are_closed() {
+    let told = rustix::io::fcntl_dupfd_cloexec(io::stderr(), 100).unwrap();
+    for closed in [&[0, 1, 2][..], &[2], &[0, 2]] {
+        let ended = process::in_child(|| {
+            let told = std::fs::File::from(told.try_clone().unwrap());
+            std::panic::set_hook(Box::new(move |panic| {
+                let _ = writeln!(&told, "{panic}");
+            }));
+            closed_streams(closed);
+            0
+        });
+        assert_eq!(ended, Ended::Code(0), "without {closed:?}");
+    }
+}
+
+fn closed_streams(closed: &[i32]) {
+    for fd in closed {
+        // SAFETY: `std` does without.
+        assert_eq!(unsafe { libc::close(*fd) }, 0);
+    }
+    let loop_ = current_loop();
+    loop_.with_fd(|_| ());
+    let signals = Signals::new([libc::SIGUSR1]).unwrap();
+    let clock = loop_.start(op::timer_on(op::Clock::Boot, Duration::from_secs(1 << 31)));
+    poke(&loop_);
+    assert!(closed.iter().all(|fd| !is_open(*fd)));
+    let works = |here: &Socket, there: &Socket| {
+        let got = loop_.start(op::recv(there, vec![0; 8]));
+        poke(&loop_);
+        assert_eq!(op::send(here, b"hello").wait().unwrap(), 5);
+        assert_eq!(got.take().unwrap().unwrap().0, 5);
+        let remote = loop_.remote();
+        let event = Event::new();
+        let notified = loop_.start(event.notified());
+        std::thread::spawn(move || {
+            event.notify();
+            remote.wake();
+        });
+        assert_eq!(notified.take().unwrap().unwrap(), 1);
+        // SAFETY: no pointers; it is handled.
+        assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
+        assert_eq!(signals.received().wait().unwrap(), libc::SIGUSR1);
+        let begun = StdInstant::now();
+        op::timer(5 * MS).wait().unwrap();
+        assert!(begun.elapsed() >= 5 * MS);
+    };
+    let (here, there) = unix();
+    assert_eq!(here.as_raw_fd(), closed[0]);
+    works(&here, &there);
+    let (listener, addr) = listener();
+    let connected = op::socket(libc::AF_INET, libc::SOCK_STREAM, 0).wait().unwrap();
+    let accepted = loop_.start(op::accept(&listener));
+    op::connect(&connected, addr.into()).wait().unwrap();
+    works(&connected, &accepted.take().unwrap().unwrap().0);
+    drop((here, there, listener, connected));
+    // As daemons do.
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null").unwrap();
+    for fd in 0..3 {
+        // SAFETY: no pointers; nothing of ours has the number.
+        assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), fd) }, fd);
+    }
+    std::mem::forget(null);
+    let (here, there) = unix();
+    works(&here, &there);
+    loop_.cancel(clock.id());
+    assert!(canceled(clock.take().unwrap()));
 }
 
 /// Everything that the loop itself opens is closed on exec.

@@ -1,6 +1,7 @@
 //! G, and what of C, E and O is about files.
 
 pub mod contents;
+pub mod durable;
 pub mod failing;
 mod fuse;
 pub mod names;

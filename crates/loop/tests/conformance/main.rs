@@ -2,10 +2,9 @@
 //! are in the tests' names, as far as it makes sense at the level of operations.
 //!
 //! Lines without a test here, and why: A11 and O6 (the types see to it: `i00_auto_traits`, and buffers are initialised),
-//! C19 (shields are the runtime's), D19 and D20 (options and names are not operations), G8
-//! (that takes a machine to switch off), H7 (stacks are the runtime's), H8 (Rust ends a process without memory), H10 (takes a
-//! control group), I7 (the sanitizers' to see), I8 and I9 (tasks), M4 and M5 (spawning is not the loop's), N3 and N7 (tasks),
-//! O5 (`std` opens 0, 1 and 2 before `main`), P7 and P8 (other kernels and sandboxes).
+//! C19 (shields are the runtime's), D19 and D20 (options and names are not operations), H7 (stacks are the runtime's), H8 (Rust
+//! ends a process without memory), I7 (the sanitizers' to see), I8 and I9 (tasks), N3 and N7 (tasks), P7 and P8 (other kernels
+//! and sandboxes).
 //!
 //! Some take what not every machine allows, to mount something or to make a network: they say so and are skipped. One sets
 //! the clock, and has to be asked for (`TOWPATH_SET_CLOCK=1`).
@@ -175,6 +174,7 @@ const FDS: &[Test] = &[
     test!(fds::f10_blocking_stream),
     test!(fds::f10_blocking_listener),
     test!(fds::f11_own_descriptors_close_on_exec),
+    test!(fds::o05_standard_streams_are_closed).built_in("it is about what these open themselves"),
 ];
 
 const FILES: &[Test] = &[
@@ -188,10 +188,11 @@ const FILES: &[Test] = &[
     test!(files::failing::g06_the_file_system_is_full),
     test!(files::failing::g06_the_file_is_too_large),
     test!(files::failing::g07_the_device_fails),
+    test!(files::durable::g08_killed_while_it_writes).busy().seconds(30),
     test!(files::failing::f07_a_close_that_fails),
     test!(files::contents::g09_large_requests).busy(),
     test!(files::contents::g10_direct),
-    test!(files::names::g11_read_dir_while_entries_go).busy(),
+    test!(files::names::g11_read_dir_while_entries_go).busy().seconds(20),
     test!(files::names::g12_rename),
     test!(files::contents::g13_odd_files),
     test!(files::waiting::g14_pool_is_isolated_and_bounded).busy().seconds(20).memory_mib(64),
@@ -217,6 +218,7 @@ const EXHAUSTION: &[Test] = &[
     test!(exhaustion::h03_cancel_with_full_queue).busy(),
     test!(exhaustion::h04_wakes_survive_overflow).busy(),
     test!(exhaustion::h05_no_descriptors_for_accept),
+    test!(exhaustion::h10_idle_connections_in_little_memory).busy().seconds(30).memory_mib(64),
     test!(exhaustion::h11_uncounted_operations).built_in(LIMITED),
     test!(exhaustion::h11_limit_on_operations).built_in(LIMITED),
 ];
@@ -276,6 +278,8 @@ const PROCESSES: &[Test] = &[
     test!(processes::m03_cancelled_waits_reap_nothing),
     test!(processes::m03_reaped_by_somebody_else),
     test!(processes::m03_without_opcode_or_pidfds).busy().built_in("it asks for a backend by its name"),
+    test!(processes::m04_what_cannot_be_started),
+    test!(processes::m05_much_each_way_at_once).busy(),
     test!(processes::m06_kill),
     // It chooses the number of the system's next process.
     test!(processes::m06_number_used_again).alone(),

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use towpath_harness::process::{self, Ended};
 use towpath_harness::{seccomp, sys};
 use towpath_loop::operation::{Kind, Support};
-use towpath_loop::{BackendKind, Child, Config, Loop, Signals, is_canceled, op};
+use towpath_loop::{BackendKind, Child, Config, File, Loop, Signals, Ticket, is_canceled, op};
 
 use crate::common::{
     Log, assert_timed_out, canceled, current_loop, errno, half_unix, listener, new_loop, poke, tick_until,
@@ -617,6 +618,83 @@ pub fn m03_reaped_by_somebody_else() {
     assert_eq!(errno(loop_.start(op::wait_child(&child)).take().unwrap()), libc::ECHILD);
     assert_eq!(errno(child.signal(libc::SIGTERM)), libc::ESRCH);
     child.kill().unwrap();
+}
+
+/// M4: what could not be started has left nothing, and what could be is waited for also if there is no descriptor left.
+pub fn m04_what_cannot_be_started() {
+    let loop_ = current_loop();
+    let fds = sys::fds();
+    let dir = std::env::temp_dir();
+    let spawn = |command: &mut Command| command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let failures = [
+        (spawn(&mut Command::new("/no/such/program")), libc::ENOENT),
+        (spawn(&mut Command::new(&dir)), libc::EACCES),
+        (spawn(Command::new("true").current_dir("/no/such/directory")), libc::ENOENT),
+        (spawn(Command::new("true").arg("x".repeat(1 << 20))), libc::E2BIG),
+    ];
+    for (child, code) in failures {
+        assert_eq!(errno(child), code);
+    }
+    for spare in 0..2 {
+        let (filler, limit) = sys::spare_fds(spare);
+        assert_eq!(errno(spawn(&mut Command::new("true"))), libc::EMFILE, "{spare} to spare");
+        drop((filler, limit));
+    }
+    assert!(!has_children());
+    assert_eq!(sys::fds(), fds);
+    let plain = Command::new("sh").args(["-c", "read line; exit 9"]).stdin(Stdio::piped()).spawn();
+    let mut plain = plain.unwrap();
+    let stdin = plain.stdin.take().unwrap();
+    let (filler, limit) = sys::spare_fds(0);
+    let child = Child::new(plain).unwrap();
+    drop((filler, limit));
+    let waits = [loop_.start(op::wait_child(&child)), loop_.start(op::wait_child(&child))];
+    poke(&loop_);
+    drop(stdin);
+    for wait in waits {
+        assert_eq!(wait.take().unwrap().unwrap().code(), Some(9));
+    }
+    assert!(!has_children());
+    drop(Loop::take_current());
+}
+
+/// M5: more than fits into pipes goes to a child and comes back at the same time, whatever it has for its stderr. And one with
+/// none of the three ends as any other.
+pub fn m05_much_each_way_at_once() {
+    const MUCH: usize = 3 << 20;
+    let loop_ = current_loop();
+    let mut child = Command::new("sh")
+        .args(["-c", "exec cat 2>&-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = File::from(OwnedFd::from(child.stdin.take().unwrap()));
+    let stdout = File::from(OwnedFd::from(child.stdout.take().unwrap()));
+    let child = Child::new(child).unwrap();
+    let bytes: Vec<u8> = (0..MUCH).map(|at| ((at * 31) >> 5) as u8).collect();
+    let writing = loop_.start(op::write(&stdin, bytes.clone()).all(true));
+    let waiting = loop_.start(op::wait_child(&child));
+    let (mut got, mut stdin, mut writing) = (Vec::new(), Some(stdin), Some(writing));
+    loop {
+        let (n, buf) = loop_.start(op::read(&stdout, vec![0; 10_000])).take().unwrap().unwrap();
+        if n == 0 {
+            break;
+        }
+        got.extend_from_slice(&buf[..n]);
+        if let Some(written) = writing.as_mut().and_then(Ticket::try_take) {
+            writing = None;
+            assert_eq!(written.unwrap().0, MUCH);
+            // It ends when it has read all.
+            op::close(stdin.take().unwrap()).wait().unwrap();
+        }
+    }
+    assert!(writing.is_none() && got == bytes);
+    assert!(waiting.take().unwrap().unwrap().success());
+    let none = short("exec 0<&- 1>&- 2>&-; exec true");
+    assert!(op::wait_child(&none).wait().unwrap().success());
+    assert!(!has_children());
+    drop(Loop::take_current());
 }
 
 /// M6: a kill reaches the child or nobody.
