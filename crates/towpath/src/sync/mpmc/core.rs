@@ -74,7 +74,7 @@ impl<T> Channel<T> {
     }
 
     /// Sends the message, if it need not wait. Who is to be woken then.
-    #[inline]
+    #[inline(always)]
     fn send(&self, state: &mut State<T>, message: &mut Option<T>) -> Option<Result<Wake, SendError<T>>> {
         if state.receivers_gone {
             return Some(Err(SendError(message.take().expect("a message is sent once"))));
@@ -86,12 +86,12 @@ impl<T> Channel<T> {
         if self.bound.is_some_and(|bound| state.messages.len() >= bound) {
             return None;
         }
-        state.messages.extend(message.take());
+        state.messages.push_back(message.take().expect("a message is sent once"));
         Some(Ok(Wake::NOBODY))
     }
 
     /// Receives a message, if it need not wait for one. Who is to be woken then.
-    #[inline]
+    #[inline(always)]
     fn receive(&self, state: &mut State<T>) -> Option<Result<(T, Wake), RecvError>> {
         let message = state.messages.pop_front();
         // One that was given back may have been one too many.
@@ -103,7 +103,9 @@ impl<T> Channel<T> {
         };
         match message {
             Some(message) => {
-                state.messages.extend(sent);
+                if let Some(sent) = sent {
+                    state.messages.push_back(sent);
+                }
                 Some(Ok((message, wake)))
             }
             None => match sent {
