@@ -211,7 +211,7 @@ mod tests {
     use towpath_loop::Loop;
 
     use super::*;
-    use crate::task::Options;
+    use crate::task::Rare;
 
     fn task() -> TaskRef {
         // SAFETY: it borrows nothing, and is `Send`.
@@ -332,8 +332,7 @@ mod tests {
                         if n >= TASKS {
                             break;
                         }
-                        let options =
-                            Some(Box::new(Options { name: Some(n.to_string().into()), stack_size: None }));
+                        let options = Rare::with(Some(n.to_string().into()), None);
                         // SAFETY: it borrows nothing, and is `Send`.
                         let (task, _) = unsafe { TaskRef::new(options, || ()) };
                         mailboxes[n % 3].inject(task).unwrap_or_else(count);

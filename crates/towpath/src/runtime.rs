@@ -17,7 +17,7 @@ use crate::idle::Idle;
 use crate::mail::Mailbox;
 use crate::metrics::{Counters, Metrics};
 use crate::sigquit::Watch;
-use crate::task::{Options, TaskRef};
+use crate::task::{Rare, TaskRef};
 use crate::trace;
 use crate::warning::{self, Hook, Leftover};
 use crate::watchdog::{Watchdog, Watched};
@@ -288,7 +288,7 @@ impl Runtime {
     #[track_caller]
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
         assert!(context::with_worker(|_| ()).is_none(), "Runtime::run was called inside a runtime");
-        let options = Some(Box::new(Options { name: Some("main".into()), stack_size: None }));
+        let options = Rare::with(Some("main".into()), None);
         // SAFETY: this function does not return before the task has finished, so what `f` and its result borrow
         // outlives it; it starts here and its result is taken here.
         let (task, handle) = unsafe { TaskRef::new(options, f) };

@@ -195,10 +195,10 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::task::Options;
+    use crate::task::Rare;
 
     fn task(n: usize) -> TaskRef {
-        let options = Some(Box::new(Options { name: Some(n.to_string().into()), stack_size: None }));
+        let options = Rare::with(Some(n.to_string().into()), None);
         // SAFETY: it borrows nothing, and is `Send`.
         unsafe { TaskRef::new(options, || ()) }.0
     }

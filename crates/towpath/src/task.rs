@@ -51,18 +51,19 @@ pub(crate) struct Header {
     signals: Signals,
     pub(crate) join: JoinCell,
     pub(crate) id: u64,
-    /// What most tasks have none of. Apart, since what is spawned by the thousand should be small.
-    options: Option<Box<Options>>,
     /// Where it was spawned.
     pub(crate) site: &'static Location<'static>,
-    /// What most tasks never have. Dropped by hand, which costs those tasks less.
-    rare: ManuallyDrop<OnceLock<Box<Rare>>>,
+    /// What most tasks never have: null, or a box. Apart, since what is spawned by the thousand should be small. It is set
+    /// once; `std`'s atomic, for nothing is ordered by it but what it leads to.
+    rare: std::sync::atomic::AtomicPtr<Rare>,
     pub(crate) local: Local,
 }
 
-/// What a task has only if it comes to need it.
+/// What a task has only if it is made with it, or comes to need it.
 #[derive(Default)]
-struct Rare {
+pub(crate) struct Rare {
+    name: Option<Box<str>>,
+    stack_size: Option<usize>,
     /// How to wake it if it is a thread, or carried out by one.
     outside: OnceLock<Outside>,
     /// Why it was cancelled, if that was said.
@@ -71,6 +72,14 @@ struct Rare {
     locals: Locals,
     /// Where it has panicked.
     sights: Sights,
+}
+
+impl Rare {
+    /// What a task is made with: `None` where that is nothing.
+    pub(crate) fn with(name: Option<Box<str>>, stack_size: Option<usize>) -> Option<Box<Rare>> {
+        let any = name.is_some() || stack_size.is_some();
+        any.then(|| Box::new(Rare { name, stack_size, ..Rare::default() }))
+    }
 }
 
 /// A thread in the role of a task.
@@ -229,13 +238,6 @@ fn finish(header: NonNull<Header>) {
     }
 }
 
-/// How a task is to be made.
-#[derive(Default, Clone)]
-pub(crate) struct Options {
-    pub(crate) name: Option<Box<str>>,
-    pub(crate) stack_size: Option<usize>,
-}
-
 /// A counted pointer to a task, or to a thread in its role as one.
 pub(crate) struct TaskRef(NonNull<Header>);
 
@@ -252,9 +254,9 @@ impl TaskRef {
     /// where `T` is not, its handle must stay here.
     #[inline]
     #[track_caller]
-    pub(crate) unsafe fn new<F: FnOnce() -> T, T>(options: Option<Box<Options>>, f: F) -> (TaskRef, TaskRef) {
+    pub(crate) unsafe fn new<F: FnOnce() -> T, T>(rare: Option<Box<Rare>>, f: F) -> (TaskRef, TaskRef) {
         // SAFETY: passed on to the caller.
-        unsafe { TaskRef::new_at(Location::caller(), options, f) }
+        unsafe { TaskRef::new_at(Location::caller(), rare, f) }
     }
 
     /// [`new`](TaskRef::new), spawned there.
@@ -264,10 +266,10 @@ impl TaskRef {
     #[inline]
     pub(crate) unsafe fn new_at<F: FnOnce() -> T, T>(
         site: &'static Location<'static>,
-        options: Option<Box<Options>>,
+        rare: Option<Box<Rare>>,
         f: F,
     ) -> (TaskRef, TaskRef) {
-        let header = Header::new(&Typed::<F, T>::VTABLE, options, site, 2);
+        let header = Header::new(&Typed::<F, T>::VTABLE, rare, site, 2);
         let header = Cell_::<F, T>::allocate(header, Stage { closure: ManuallyDrop::new(f) });
         // SAFETY: it was just made, with two references.
         trace::spawned(unsafe { header.as_ref() });
@@ -277,9 +279,8 @@ impl TaskRef {
     /// The calling thread, as something that waits.
     pub(crate) fn thread() -> TaskRef {
         let thread = std::thread::current();
-        let options =
-            thread.name().map(|name| Box::new(Options { name: Some(name.into()), stack_size: None }));
-        let header = Header::new(&Typed::<fn(), ()>::VTABLE, options, Location::caller(), 1);
+        let rare = Rare::with(thread.name().map(Box::from), None);
+        let header = Header::new(&Typed::<fn(), ()>::VTABLE, rare, Location::caller(), 1);
         let task = TaskRef(Cell_::<fn(), ()>::allocate(header, Stage { nothing: () }));
         task.settle_on_thread(thread);
         task
@@ -391,7 +392,7 @@ impl Header {
     #[inline(always)]
     fn new(
         vtable: &'static VTable,
-        options: Option<Box<Options>>,
+        rare: Option<Box<Rare>>,
         site: &'static Location<'static>,
         references: usize,
     ) -> Header {
@@ -404,9 +405,8 @@ impl Header {
             signals: Signals::new(),
             join: JoinCell::new(),
             id: next_id(),
-            options,
             site,
-            rare: ManuallyDrop::new(OnceLock::new()),
+            rare: std::sync::atomic::AtomicPtr::new(rare.map_or(ptr::null_mut(), Box::into_raw)),
             local: Local {
                 coroutine: UnsafeCell::new(None),
                 yielder: Cell::new(ptr::null()),
@@ -445,11 +445,32 @@ impl Header {
     }
 
     fn rare(&self) -> &Rare {
-        self.rare.get_or_init(Box::default)
+        self.try_rare().unwrap_or_else(|| self.make_rare())
+    }
+
+    #[inline]
+    fn try_rare(&self) -> Option<&Rare> {
+        // SAFETY: null, or a box that goes with the header.
+        unsafe { self.rare.load(Ordering::Acquire).as_ref() }
+    }
+
+    #[cold]
+    fn make_rare(&self) -> &Rare {
+        let made = Box::into_raw(Box::default());
+        match self.rare.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: it goes with the header from now on.
+            Ok(_) => unsafe { &*made },
+            Err(there) => {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(made) });
+                // SAFETY: as in `try_rare`, and not null.
+                unsafe { &*there }
+            }
+        }
     }
 
     fn outside(&self) -> Option<&Outside> {
-        self.rare.get()?.outside.get()
+        self.try_rare()?.outside.get()
     }
 
     /// Gives it the task-locals that it inherits. Before it is queued.
@@ -468,7 +489,7 @@ impl Header {
     /// Drops its task-locals. Afterwards it has none. For the task itself, or who refuses it.
     #[inline]
     fn end_locals(&self) {
-        if let Some(rare) = self.rare.get() {
+        if let Some(rare) = self.try_rare() {
             rare.locals.end();
         }
         self.local.over.set(true);
@@ -481,13 +502,13 @@ impl Header {
 
     /// Where the panic was that left this payload, if that was seen; then that is forgotten.
     pub(crate) fn sight_of(&self, payload: &(dyn Any + Send)) -> Option<Sight> {
-        self.rare.get()?.sights.find(payload, Vec::remove)
+        self.try_rare()?.sights.find(payload, Vec::remove)
     }
 
     /// Only where that was: file, line and column.
     #[cfg(feature = "tracing")]
     pub(crate) fn place_of(&self, payload: &(dyn Any + Send)) -> Option<Box<str>> {
-        self.rare.get()?.sights.find(payload, |sights, which| sights[which].place.clone())?
+        self.try_rare()?.sights.find(payload, |sights, which| sights[which].place.clone())?
     }
 
     /// Whether it has a home: it did not, if it was refused.
@@ -565,7 +586,7 @@ impl Header {
 
     /// Why it is cancelled, if that was said.
     pub(crate) fn reason(&self) -> Option<&Reason> {
-        self.rare.get()?.reason.get()
+        self.try_rare()?.reason.get()
     }
 
     pub(crate) fn is_canceled(&self) -> bool {
@@ -592,12 +613,12 @@ impl Header {
 
     /// Its name, if it was given one.
     pub(crate) fn name(&self) -> Option<&str> {
-        self.options.as_ref()?.name.as_deref()
+        self.try_rare()?.name.as_deref()
     }
 
     /// The size of its stack, if it was given one.
     pub(crate) fn stack_size(&self) -> Option<usize> {
-        self.options.as_ref()?.stack_size
+        self.try_rare()?.stack_size
     }
 
     /// Its name, or what stands for it.
@@ -620,9 +641,10 @@ impl Local {
 impl Drop for Header {
     #[inline]
     fn drop(&mut self) {
-        if self.rare.get().is_some() {
-            // SAFETY: not used after this.
-            unsafe { ManuallyDrop::drop(&mut self.rare) }
+        let rare = *self.rare.get_mut();
+        if !rare.is_null() {
+            // SAFETY: the box that `rare` made, or that it was made with.
+            drop(unsafe { Box::from_raw(rare) });
         }
         let home = self.home.load(Ordering::Relaxed);
         if !home.is_null() {

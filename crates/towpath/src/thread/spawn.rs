@@ -8,7 +8,7 @@ use super::{JoinHandle, Placement};
 use crate::cancel::Reason;
 use crate::context;
 use crate::runtime::{Handle, Shared};
-use crate::task::{Options, TaskRef};
+use crate::task::{Rare, TaskRef};
 
 /// Spawns a task, on the runtime of the current one; outside of any, a thread.
 ///
@@ -157,9 +157,7 @@ impl Builder {
     unsafe fn task<F: FnOnce() -> T, T>(self, f: F) -> (TaskRef, TaskRef) {
         // First, for to clone is to run foreign code.
         let locals = if self.inherits_nothing { None } else { local::inherited() };
-        let name = self.name.map(String::into_boxed_str);
-        let has_options = name.is_some() || self.stack_size.is_some();
-        let options = has_options.then(|| Box::new(Options { name, stack_size: self.stack_size }));
+        let options = Rare::with(self.name.map(String::into_boxed_str), self.stack_size);
         // SAFETY: the caller's promise.
         let (task, handle) = unsafe { TaskRef::new(options, f) };
         task.inherit(locals);
@@ -207,7 +205,7 @@ impl Builder {
 
 #[inline]
 #[track_caller]
-pub(crate) fn spawn_on<F, T>(runtime: &Shared, options: Option<Box<Options>>, f: F) -> JoinHandle<T>
+pub(crate) fn spawn_on<F, T>(runtime: &Shared, options: Option<Box<Rare>>, f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
