@@ -170,6 +170,7 @@ pub(crate) fn run_on_thread(task: &TaskRef) {
 }
 
 /// The task that runs, with a stack of its own or not; null outside tasks.
+#[inline(always)]
 pub(crate) fn task() -> *const Header {
     TASK.get()
 }

@@ -33,8 +33,13 @@ use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
 use crate::trace;
 
-/// Operations that a task may complete without waiting before others get their turn.
-const INLINE_BUDGET: u32 = 128;
+/// Operations that a task may complete without waiting before it is looked how long that took...
+const LOOK_EVERY: u32 = 32;
+/// ...whether for longer than others should wait for their turn; and how many at most.
+const SLICE: Duration = Duration::from_micros(50);
+const INLINE_BUDGET: u32 = 128 * LOOK_EVERY;
+/// So many tasks in a row run before those that are ready for longer, each woken by the one before.
+const NEXT_IN_A_ROW: u32 = 16;
 /// How long tasks may run before the loop is polled again, where polling is cheap. Measured by looking at the clock every
 /// few switches.
 const POLL_EVERY: Duration = Duration::from_micros(100);
@@ -53,7 +58,7 @@ const STARTS: u32 = 16;
 const MANY: usize = 16;
 /// One in so many times a task that is to be started is looked for in the reverse order.
 const INJECTED_EVERY: u32 = 32;
-/// After so many spawns a worker looks at how many tasks the others have.
+/// After so many spawns a worker looks at how many tasks the others have. An even number keeps pairs together.
 const LOOK_AROUND_EVERY: u32 = 16;
 /// After so many ticks a worker that always has something to do looks all the same whether tasks wait elsewhere, for a
 /// worker that may be blocked.
@@ -77,8 +82,8 @@ pub(crate) struct Worker {
     pub(crate) cells: Cells,
     /// Counts of the mailbox's `Arc` that no task has: what ended tasks had, for new ones.
     homes: Cell<usize>,
-    /// The other worker that had the fewest tasks when last looked, and how many; and the spawns since then.
-    least: Cell<(usize, usize)>,
+    /// The other worker, if any, to which this run of spawned tasks goes; and how many tasks that were.
+    elsewhere: Cell<Option<usize>>,
     spawns: Cell<u32>,
     /// Nothing is started any more.
     closed: Cell<bool>,
@@ -86,12 +91,19 @@ pub(crate) struct Worker {
     starts: Cell<u32>,
     /// Not counted: a task that ends while it is in here leaves its reference behind, see `retire`.
     ready: UnsafeCell<VecDeque<NonNull<Header>>>,
+    /// The first task that was woken by the one that ran last. It comes before the run queue: what the two share is in the
+    /// caches, and whoever fills a buffer finds it empty again. As little counted as those.
+    next: Cell<Option<NonNull<Header>>>,
+    /// How many may still come in this way before the run queue has its turn.
+    next_left: Cell<u32>,
     /// Tasks that have not started and may not start elsewhere.
     pub(crate) local: RefCell<VecDeque<TaskRef>>,
     /// All tasks that have started here and not finished.
     pub(crate) live: RefCell<Vec<TaskRef>>,
     stacks: RefCell<StackPool>,
+    /// Operations that the task which runs may still complete without waiting, and when it was first looked how long it runs.
     budget: Cell<u32>,
+    runs_since: Cell<Instant>,
     /// Switches until the next look at the clock, and how many that was.
     clock_in: Cell<u32>,
     clock_every: Cell<u32>,
@@ -109,7 +121,7 @@ pub(crate) fn wake(home: &Mailbox, task: &Header) {
     let here = context::with_worker(|worker| {
         let here = ptr::eq(&*worker.mailbox, home);
         if here {
-            worker.make_ready(task);
+            worker.make_next(task);
         }
         here
     });
@@ -147,15 +159,18 @@ impl Worker {
             shared,
             cells: Cells::default(),
             homes: Cell::new(0),
-            least: Cell::new((0, 0)),
+            elsewhere: Cell::new(None),
             spawns: Cell::new(0),
             closed: Cell::new(false),
             starts: Cell::new(0),
             ready: UnsafeCell::new(VecDeque::new()),
+            next: Cell::new(None),
+            next_left: Cell::new(NEXT_IN_A_ROW),
             local: RefCell::new(VecDeque::new()),
             live: RefCell::new(Vec::new()),
             stacks: RefCell::new(stacks),
             budget: Cell::new(INLINE_BUDGET),
+            runs_since: Cell::new(Instant::NEVER),
             clock_in: Cell::new(1),
             clock_every: Cell::new(1),
             polled: Cell::new(loop_.clock()),
@@ -187,20 +202,60 @@ impl Worker {
         queue
     }
 
+    /// As [`make_ready`](Worker::make_ready), for a task that is woken by the one which runs: the first of them is next. Those
+    /// that the loop's callbacks wake keep their places.
+    #[inline(always)]
+    pub(crate) fn make_next(&self, task: &Header) {
+        if context::task().is_null() || self.next.get().is_some() {
+            self.make_ready(task);
+        } else if !task.local.finished.get() && !task.local.queued.replace(true) {
+            self.next.set(Some(NonNull::from(task)));
+        }
+    }
+
+    /// The task that is to run next.
+    #[inline(always)]
+    fn pop_ready(&self) -> Option<NonNull<Header>> {
+        if let Some(task) = self.next.take() {
+            let left = self.next_left.get();
+            if left > 0 {
+                self.next_left.set(left - 1);
+                return Some(task);
+            }
+            self.with_ready(|ready| ready.push_back(task));
+        }
+        self.next_left.set(NEXT_IN_A_ROW);
+        let task = self.with_ready(VecDeque::pop_front);
+        self.prefetch_ahead();
+        task
+    }
+
+    /// How many tasks are ready to run.
+    fn count_ready(&self) -> usize {
+        self.with_ready(|ready| ready.len()) + usize::from(self.next.get().is_some())
+    }
+
     /// Counts an operation that completed without waiting; now and then lets the others run.
     #[inline(always)]
     pub(crate) fn charge(&self) {
-        let left = self.budget.get();
-        if left > 1 {
-            self.budget.set(left - 1);
-        } else {
-            Worker::let_others_run();
+        let left = self.budget.get().saturating_sub(1);
+        self.budget.set(left);
+        if left.is_multiple_of(LOOK_EVERY) {
+            self.look_how_long_it_runs(left);
         }
     }
 
     #[cold]
-    fn let_others_run() {
-        context::yield_now();
+    fn look_how_long_it_runs(&self, left: u32) {
+        let now = self.loop_.clock();
+        if left == INLINE_BUDGET - LOOK_EVERY {
+            // A clock that is read at each switch costs more than the first few operations do.
+            self.runs_since.set(now);
+        } else if left == 0 || now - self.runs_since.get() >= SLICE {
+            // So is the loop due, perhaps.
+            self.clock_in.set(1);
+            context::yield_now();
+        }
     }
 
     /// Runs tasks until `done` says so.
@@ -234,8 +289,7 @@ impl Worker {
                 continue;
             } else if starting && let Some(new) = self.pop_unstarted() {
                 self.start(new);
-            } else if !starting && let Some(task) = self.with_ready(VecDeque::pop_front) {
-                self.prefetch_ahead();
+            } else if !starting && let Some(task) = self.pop_ready() {
                 self.resume(task);
             } else {
                 turns_in_vain += 1;
@@ -343,28 +397,23 @@ impl Worker {
         }
     }
 
-    /// Another worker, if that has clearly fewer tasks.
+    /// Another worker, if that has clearly fewer tasks. Asked once for a run of spawns: what others have is in their caches, and
+    /// tasks that are spawned one after the other have much to do with each other, more often than not.
     #[inline]
     fn better_place(&self) -> Option<usize> {
-        // What others have is in their caches: looked at only now and then.
         let spawns = self.spawns.get();
         self.spawns.set((spawns + 1) % LOOK_AROUND_EVERY);
         if spawns == 0 {
-            self.least.set(self.shared.least_loaded());
+            let (other, load) = self.shared.least_loaded();
+            let here = self.mailbox.live.load(Ordering::Relaxed);
+            let clearly = other != self.index && here > load + load / 4 + LOOK_AROUND_EVERY as usize;
+            self.elsewhere.set(clearly.then_some(other));
         }
-        let (other, load) = self.least.get();
-        let here = self.mailbox.live.load(Ordering::Relaxed);
-        if other == self.index || here <= load + load / 4 + 16 {
-            return None;
-        }
-        self.least.set((other, load + 1));
-        Some(other)
+        self.elsewhere.get()
     }
 
     fn has_work(&self) -> bool {
-        self.with_ready(|ready| !ready.is_empty())
-            || !self.local.borrow().is_empty()
-            || self.mailbox.unstarted() > 0
+        self.count_ready() > 0 || !self.local.borrow().is_empty() || self.mailbox.unstarted() > 0
     }
 
     /// Polls the loop, or waits for it where there is nothing else to do.
@@ -409,7 +458,7 @@ impl Worker {
 
     /// Lets others see how this worker is doing.
     fn publish(&self) {
-        let ready = self.with_ready(|ready| ready.len());
+        let ready = self.count_ready();
         let (live, stacks) = (self.live.borrow().len(), self.stacks.borrow().opened());
         self.counters.publish(&self.loop_.stats(), &self.tally, live, ready, stacks);
     }
@@ -627,7 +676,7 @@ impl Worker {
         // Nobody looks at the mail any more.
         self.mailbox.take_ready(drop);
         // References that ended tasks left behind go; leaked tasks are leaked with theirs.
-        for pointer in self.with_ready(std::mem::take) {
+        for pointer in self.with_ready(std::mem::take).into_iter().chain(self.next.take()) {
             // SAFETY: as in `resume`.
             let task = unsafe { pointer.as_ref() };
             task.local.queued.set(false);

@@ -200,18 +200,26 @@ enum Target {
 impl Wake {
     pub(crate) const NOBODY: Wake = Wake(Target::Nobody);
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wake(self) {
         match self.0 {
+            Target::Nobody => {}
             Target::Here(task) => {
                 // SAFETY: it is suspended on this thread, and nothing of the user's has run since it was seen alive: see
                 // `WakeList::wake_all`.
                 let task = unsafe { task.as_ref() };
-                context::with_worker(|worker: &Worker| worker.make_ready(task));
+                context::with_worker(|worker: &Worker| worker.make_next(task));
             }
+            Target::Task(_) | Target::Waker(_) => self.wake_elsewhere(),
+        }
+    }
+
+    #[inline(never)]
+    fn wake_elsewhere(self) {
+        match self.0 {
             Target::Task(task) => task.wake(),
             Target::Waker(waker) => call(waker),
-            Target::Nobody => {}
+            Target::Nobody | Target::Here(_) => unreachable!("they are no others"),
         }
     }
 }

@@ -183,6 +183,90 @@ pub fn n02_busy_socket_and_trickles() {
     assert_prompt(&mut trickle.join().unwrap(), ms(20));
 }
 
+/// N3: a task whose messages never have to wait.
+pub fn n03_messages_that_never_wait() {
+    timers_and_socket_beside(|stop| {
+        thread::spawn_local(move || {
+            let (sender, receiver) = towpath::sync::mpsc::sync_channel(1);
+            while !stop.load(Ordering::Relaxed) {
+                sender.send(7).unwrap();
+                assert_eq!(receiver.recv(), Ok(7));
+            }
+        });
+    });
+}
+
+/// Who is woken goes before those who are ready for longer.
+pub fn n04_the_woken_go_next() {
+    solo(|| {
+        let (log, stop) = (Log::new(), Rc::new(Cell::new(false)));
+        let others: Vec<_> = (0..3)
+            .map(|_| {
+                let (log, stop) = (log.clone(), stop.clone());
+                thread::spawn_local(move || {
+                    while !stop.get() {
+                        log.add("other");
+                        thread::yield_now();
+                    }
+                })
+            })
+            .collect();
+        let woken = thread::spawn_local({
+            let log = log.clone();
+            move || {
+                log.add("waits");
+                thread::park();
+                log.add("woken");
+            }
+        });
+        until(|| log.all().contains(&"waits"));
+        log.add("wakes");
+        woken.thread().unpark();
+        woken.join().unwrap();
+        let all = log.all();
+        let wakes = all.iter().position(|entry| *entry == "wakes").unwrap();
+        assert_eq!(all[wakes + 1], "woken", "{:?}", &all[wakes..]);
+        stop.set(true);
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+}
+
+/// N1: but not again and again: of two that wake each other none runs often between two turns of a third.
+pub fn n01_a_pair_lets_others_run() {
+    const TURNS: usize = 1000;
+    solo(|| {
+        let turns = Rc::new(Cell::new(0));
+        let player = |turns: &Rc<Cell<usize>>, own, other| {
+            let turns = turns.clone();
+            let (own, other): (towpath::sync::mpsc::Receiver<()>, towpath::sync::mpsc::SyncSender<()>) =
+                (own, other);
+            thread::spawn_local(move || {
+                while own.recv().is_ok() {
+                    turns.set(turns.get() + 1);
+                    if other.send(()).is_err() {
+                        break;
+                    }
+                }
+            })
+        };
+        let (ping, pinged) = towpath::sync::mpsc::sync_channel(1);
+        let (pong, ponged) = towpath::sync::mpsc::sync_channel(1);
+        ping.send(()).unwrap();
+        let pair = [player(&turns, pinged, pong), player(&turns, ponged, ping)];
+        until(|| turns.get() > 0);
+        let mut most = 0;
+        for _ in 0..TURNS {
+            let before = turns.get();
+            thread::yield_now();
+            most = most.max(turns.get() - before);
+        }
+        pair.iter().for_each(thread::JoinHandle::cancel);
+        pair.into_iter().for_each(|player| player.join().unwrap());
+        assert!(turns.get() > TURNS, "they hardly play");
+        assert!(most <= 40, "{most} turns of theirs between two of another's");
+    });
+}
+
 /// N4: ten thousand that are ready at once: each has its turn before any has its next.
 pub fn n04_round_robin() {
     const TASKS: usize = 10_000;
