@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::ptr::{self, NonNull};
 
-use towpath_loop::{Instant, Suspend, Waiter, Wakeup};
+use towpath_loop::{Instant, Loop, Suspend, Waiter, Wakeup};
 
 use crate::cancel::{self, Reason};
 use crate::cells::Cells;
@@ -209,6 +209,51 @@ pub(crate) fn wait_until(
     why: Why,
     until: Instant,
     cancellable: bool,
+    ready: impl FnMut() -> bool,
+) -> bool {
+    wait_by(|until| pause(task, why, until), task, until, cancellable, ready)
+}
+
+/// As [`wait_until`], for what the thread's own loop may have to bring about: a plain thread drives that meanwhile.
+pub(crate) fn drive_until(
+    task: &Header,
+    why: Why,
+    until: Instant,
+    cancellable: bool,
+    mut ready: impl FnMut() -> bool,
+) -> bool {
+    if task.has_stack() {
+        return wait_until(task, why, until, cancellable, ready);
+    }
+    let Some(loop_) = existing_loop() else {
+        return wait_until(task, why, until, cancellable, ready);
+    };
+    // From here on whoever wakes it wakes the loop as well.
+    task.waits_for_its_loop();
+    let drive = |until: Instant| {
+        let wait = (until != Instant::NEVER).then(|| until.saturating_duration_since(Instant::now()));
+        if loop_.tick(wait).is_err() {
+            // In one of its callbacks, say: it is driven further out, if at all.
+            pause(task, why, until);
+        }
+    };
+    wait_by(drive, task, until, cancellable, &mut ready)
+}
+
+/// The loop of this thread, if it has one.
+fn existing_loop() -> Option<Loop> {
+    let loop_ = Loop::take_current()?;
+    loop_.make_current();
+    Some(loop_)
+}
+
+/// Waits until `ready`, by `pause`, which sleeps until it is woken or a time has come, or for shorter.
+#[inline(always)]
+fn wait_by(
+    pause: impl Fn(Instant),
+    task: &Header,
+    until: Instant,
+    cancellable: bool,
     mut ready: impl FnMut() -> bool,
 ) -> bool {
     loop {
@@ -224,7 +269,7 @@ pub(crate) fn wait_until(
         if until != Instant::NEVER && Instant::now() >= until {
             return ready();
         }
-        pause(task, why, until);
+        pause(until);
     }
 }
 
@@ -281,7 +326,7 @@ fn wait_in_place(task: &Header) {
     /// What is waited for may be told to this task without its loop being woken.
     const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(1);
     with_worker(Worker::collect_mail);
-    let ticked = towpath_loop::Loop::current().and_then(|loop_| loop_.tick_frames(Some(LOOK_AGAIN)));
+    let ticked = Loop::current().and_then(|loop_| loop_.tick_frames(Some(LOOK_AGAIN)));
     if let Err(error) = ticked {
         eprintln!("towpath: {} cannot wait while it unwinds: {error}", task.label());
         std::process::abort();

@@ -29,6 +29,7 @@
 //!
 //! Everything also works on a plain thread, which it then blocks.
 
+mod block_on;
 mod cancel;
 mod cells;
 mod context;
@@ -59,6 +60,7 @@ mod worker;
 
 use std::fmt;
 
+pub use block_on::block_on;
 pub use cancel::shield;
 pub use dump::dump;
 pub use metrics::Metrics;

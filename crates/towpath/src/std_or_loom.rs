@@ -162,6 +162,39 @@ pub(crate) mod model {
         task
     }
 
+    /// A lock, and what it protects, which loom watches.
+    pub(crate) struct Watched<L> {
+        pub(crate) lock: L,
+        value: UnsafeCell<usize>,
+    }
+
+    impl<L: 'static> Watched<L> {
+        pub(crate) fn new(lock: L) -> Arc<Watched<L>> {
+            Arc::new(Watched { lock, value: UnsafeCell::new(0) })
+        }
+
+        /// With the lock, for oneself.
+        pub(crate) fn add(&self) {
+            // SAFETY: the caller's guard; loom checks that.
+            self.value.with_mut(|value| unsafe { *value += 1 });
+        }
+
+        /// With the lock, perhaps with others.
+        pub(crate) fn get(&self) -> usize {
+            // SAFETY: as above.
+            self.value.with(|value| unsafe { *value })
+        }
+
+        /// Does something with it on another thread.
+        pub(crate) fn spawn<R: 'static>(
+            self: &Arc<Self>,
+            f: impl FnOnce(&Watched<L>) -> R + 'static,
+        ) -> loom::thread::JoinHandle<R> {
+            let watched = self.clone();
+            loom::thread::spawn(move || f(&watched))
+        }
+    }
+
     /// A value that loom watches: it must be written before it is read or dropped, and be dropped once.
     pub(crate) struct Value(Track<UnsafeCell<usize>>);
 

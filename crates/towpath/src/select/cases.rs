@@ -432,6 +432,10 @@ unsafe impl<F: Future + Unpin> Branch for Polled<'_, F> {
     unsafe fn finish(&mut self) -> bool {
         self.poll()
     }
+
+    fn needs_loop(&self) -> bool {
+        true
+    }
 }
 
 impl<F: Future + Unpin> Case for Polled<'_, F> {

@@ -56,6 +56,9 @@ unsafe impl<C: Case, F> Branch for Map<C, F> {
     fn deadline(&self) -> towpath_loop::Instant {
         self.case.deadline()
     }
+    fn needs_loop(&self) -> bool {
+        self.case.needs_loop()
+    }
     fn is_ready(&self) -> bool {
         self.case.is_ready()
     }

@@ -86,6 +86,10 @@ pub(crate) mod sealed {
         fn deadline(&self) -> Instant {
             Instant::NEVER
         }
+        /// Whether the thread's own loop may have to bring it about.
+        fn needs_loop(&self) -> bool {
+            false
+        }
         /// Whether it can be done by now, where that makes no claim but wakes the task.
         fn is_ready(&self) -> bool {
             false
@@ -146,7 +150,11 @@ fn wait_once(branches: &mut [Numbered<'_>], current: &Current, until: Instant) -
     let queued = unsafe { queue(branches, &waiter) };
     if queued == branches.len() {
         let over = || waiter.done().is_some() || branches.iter().any(|(_, branch)| branch.is_ready());
-        context::wait_until(current, Why::SELECT, until, true, over);
+        if branches.iter().any(|(_, branch)| branch.needs_loop()) {
+            context::drive_until(current, Why::SELECT, until, true, over);
+        } else {
+            context::wait_until(current, Why::SELECT, until, true, over);
+        }
     }
     if !waiter.give_up() {
         // Whoever claimed it is about to complete it.

@@ -412,57 +412,32 @@ impl<T: ?Sized + fmt::Display> fmt::Display for MutexGuard<'_, T> {
 
 #[cfg(all(test, loom))]
 mod models {
-    use std::sync::Arc;
-
-    use loom::cell::UnsafeCell;
     use loom::future::block_on;
-    use loom::thread;
 
     use super::*;
-    use crate::std_or_loom::model::{check, poll_once};
+    use crate::std_or_loom::model::{Watched, check, poll_once};
 
-    /// A lock, and what it protects, which loom watches.
-    struct Counter {
-        lock: Mutex<()>,
-        value: UnsafeCell<usize>,
-    }
-
-    impl Counter {
-        fn new() -> Arc<Counter> {
-            Arc::new(Counter { lock: Mutex::new(()), value: UnsafeCell::new(0) })
+    impl Watched<Mutex<()>> {
+        fn lock_and_add(&self) {
+            let _guard = block_on(self.lock.lock_async()).unwrap();
+            self.add();
         }
 
-        fn add(&self) {
-            // SAFETY: called with the lock.
-            self.value.with_mut(|value| unsafe { *value += 1 });
-        }
-
-        fn value(&self) -> usize {
+        /// What was added, and that nobody has it locked.
+        fn rest(&self) -> usize {
             let _guard = self.lock.try_lock().expect("free in the end");
-            // SAFETY: the lock is held.
-            self.value.with(|value| unsafe { *value })
+            self.get()
         }
-    }
-
-    fn adder(counter: &Arc<Counter>) -> thread::JoinHandle<()> {
-        let counter = counter.clone();
-        thread::spawn(move || {
-            let guard = block_on(counter.lock.lock_async()).unwrap();
-            counter.add();
-            drop(guard);
-        })
     }
 
     #[test]
     fn loom_one_at_a_time_and_nobody_is_forgotten() {
         check(3, || {
-            let counter = Counter::new();
-            let others = [(); 2].map(|()| adder(&counter));
-            let guard = block_on(counter.lock.lock_async()).unwrap();
-            counter.add();
-            drop(guard);
+            let watched = Watched::new(Mutex::new(()));
+            let others = [(); 2].map(|()| watched.spawn(Watched::lock_and_add));
+            watched.lock_and_add();
             others.into_iter().for_each(|other| other.join().unwrap());
-            assert_eq!(counter.value(), 3);
+            assert_eq!(watched.rest(), 3);
         });
     }
 
@@ -470,23 +445,19 @@ mod models {
     #[test]
     fn loom_one_who_gives_up_holds_nobody_up() {
         check(3, || {
-            let counter = Counter::new();
-            let guard = counter.lock.try_lock().unwrap();
-            let quitter = thread::spawn({
-                let counter = counter.clone();
-                move || {
-                    let mut waiting = Box::pin(counter.lock.lock_async());
-                    let std::task::Poll::Ready(guard) = poll_once(waiting.as_mut()) else { return 0 };
-                    counter.add();
-                    drop(guard);
-                    1
-                }
+            let watched = Watched::new(Mutex::new(()));
+            let guard = watched.lock.try_lock().unwrap();
+            let quitter = watched.spawn(|w| {
+                let mut waiting = Box::pin(w.lock.lock_async());
+                let std::task::Poll::Ready(_guard) = poll_once(waiting.as_mut()) else { return 0 };
+                w.add();
+                1
             });
-            let other = adder(&counter);
+            let other = watched.spawn(Watched::lock_and_add);
             drop(guard);
             other.join().unwrap();
             let added = quitter.join().unwrap();
-            assert_eq!(counter.value(), 1 + added);
+            assert_eq!(watched.rest(), 1 + added);
         });
     }
 }

@@ -249,38 +249,14 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLock<T> {
 
 #[cfg(all(test, loom))]
 mod models {
-    use std::sync::Arc;
-
-    use loom::cell::UnsafeCell;
     use loom::future::block_on;
-    use loom::thread;
 
     use super::*;
-    use crate::std_or_loom::model::{check, poll_once};
+    use crate::std_or_loom::model::{self, check, poll_once};
 
-    /// A lock, and what it protects, which loom watches.
-    struct Watched {
-        lock: RwLock<()>,
-        value: UnsafeCell<usize>,
-    }
+    type Watched = model::Watched<RwLock<()>>;
 
     impl Watched {
-        fn new() -> Arc<Watched> {
-            Arc::new(Watched { lock: RwLock::new(()), value: UnsafeCell::new(0) })
-        }
-
-        /// With the lock written.
-        fn add(&self) {
-            // SAFETY: the caller's guard.
-            self.value.with_mut(|value| unsafe { *value += 1 });
-        }
-
-        /// With the lock read.
-        fn get(&self) -> usize {
-            // SAFETY: the caller's guard.
-            self.value.with(|value| unsafe { *value })
-        }
-
         fn read(&self) -> usize {
             let _guard = block_on(self.lock.read_async()).unwrap();
             self.get()
@@ -298,20 +274,12 @@ mod models {
         }
     }
 
-    fn spawn<R: 'static>(
-        watched: &Arc<Watched>,
-        f: impl FnOnce(&Watched) -> R + 'static,
-    ) -> thread::JoinHandle<R> {
-        let watched = watched.clone();
-        thread::spawn(move || f(&watched))
-    }
-
     #[test]
     fn loom_many_read_or_one_writes() {
         check(2, || {
-            let watched = Watched::new();
-            let reader = spawn(&watched, |w| assert!(w.read() <= 2));
-            let writer = spawn(&watched, Watched::write);
+            let watched = Watched::new(RwLock::new(()));
+            let reader = watched.spawn(|w| assert!(w.read() <= 2));
+            let writer = watched.spawn(Watched::write);
             watched.write();
             reader.join().unwrap();
             writer.join().unwrap();
@@ -323,10 +291,10 @@ mod models {
     #[test]
     fn loom_the_last_reader_wakes_the_writer() {
         check(2, || {
-            let watched = Watched::new();
+            let watched = Watched::new(RwLock::new(()));
             let guard = watched.lock.try_read().unwrap();
-            let reader = spawn(&watched, |w| assert!(w.read() <= 1));
-            let writer = spawn(&watched, Watched::write);
+            let reader = watched.spawn(|w| assert!(w.read() <= 1));
+            let writer = watched.spawn(Watched::write);
             assert_eq!(watched.get(), 0);
             drop(guard);
             assert!(watched.read() <= 1);
@@ -340,15 +308,15 @@ mod models {
     #[test]
     fn loom_a_writer_that_gives_up_holds_nobody_up() {
         check(3, || {
-            let watched = Watched::new();
+            let watched = Watched::new(RwLock::new(()));
             let guard = watched.lock.try_read().unwrap();
-            let quitter = spawn(&watched, |w| {
+            let quitter = watched.spawn(|w| {
                 let mut waiting = Box::pin(w.lock.write_async());
                 let std::task::Poll::Ready(_guard) = poll_once(waiting.as_mut()) else { return 0 };
                 w.add();
                 1
             });
-            let reader = spawn(&watched, |w| assert!(w.read() <= 1));
+            let reader = watched.spawn(|w| assert!(w.read() <= 1));
             drop(guard);
             reader.join().unwrap();
             assert_eq!(quitter.join().unwrap(), watched.rest());
@@ -359,12 +327,12 @@ mod models {
     #[test]
     fn loom_a_writer_that_gives_up_lets_readers_in() {
         check(3, || {
-            let watched = Watched::new();
+            let watched = Watched::new(RwLock::new(()));
             let guard = watched.lock.try_read().unwrap();
-            let quitter = spawn(&watched, |w| {
+            let quitter = watched.spawn(|w| {
                 assert!(poll_once(Box::pin(w.lock.write_async()).as_mut()).is_pending());
             });
-            let reader = spawn(&watched, |w| assert_eq!(w.read(), 0));
+            let reader = watched.spawn(|w| assert_eq!(w.read(), 0));
             reader.join().unwrap();
             quitter.join().unwrap();
             assert!(watched.lock.try_read().is_ok());
@@ -377,15 +345,15 @@ mod models {
     #[test]
     fn loom_a_reader_that_gives_up_holds_nobody_up() {
         check(3, || {
-            let watched = Watched::new();
+            let watched = Watched::new(RwLock::new(()));
             let guard = watched.lock.try_write().unwrap();
-            let quitter = spawn(&watched, |w| {
+            let quitter = watched.spawn(|w| {
                 let mut waiting = Box::pin(w.lock.read_async());
                 if let std::task::Poll::Ready(_guard) = poll_once(waiting.as_mut()) {
                     assert!(w.get() <= 2);
                 }
             });
-            let writer = spawn(&watched, Watched::write);
+            let writer = watched.spawn(Watched::write);
             watched.add();
             drop(guard);
             quitter.join().unwrap();
@@ -398,10 +366,10 @@ mod models {
     #[test]
     fn loom_downgrading_lets_readers_in_and_no_writer() {
         check(2, || {
-            let watched = Watched::new();
+            let watched = Watched::new(RwLock::new(()));
             let guard = watched.lock.try_write().unwrap();
-            let reader = spawn(&watched, |w| assert!((1..=2).contains(&w.read())));
-            let writer = spawn(&watched, Watched::write);
+            let reader = watched.spawn(|w| assert!((1..=2).contains(&w.read())));
+            let writer = watched.spawn(Watched::write);
             watched.add();
             let guard = RwLockWriteGuard::downgrade(guard);
             assert_eq!(watched.get(), 1);

@@ -241,6 +241,8 @@ const TASKS: &[Test] = &[
     test!(tasks::j02_spawn_and_end).busy().seconds(20),
     test!(tasks::j03_stack_overflow).busy(),
     test!(tasks::j03_stack_of_its_own_size),
+    test!(tasks::j04_values_in_registers).busy(),
+    test!(tasks::j15_signals_run_on_the_signal_stack),
     test!(tasks::j06_errors_of_operations),
     test!(tasks::j07_panic_in_task),
     test!(tasks::j07_payload_panics_in_drop),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::Resource;
-use towpath::thread::{self, Builder, try_sleep};
+use towpath::thread::{self, Builder, Placement, try_sleep};
 use towpath::{Runtime, shield};
 use towpath_harness::process::{self, Ended};
 use towpath_harness::sys;
@@ -127,6 +127,68 @@ pub fn j03_stack_of_its_own_size() {
             down(1000)
         });
         assert_eq!(deep.unwrap().join().unwrap(), 1000);
+    });
+}
+
+/// J4: what tasks compute with, in whichever registers, is theirs across switches. (The registers one by one: `registers.rs` of
+/// `towpath-coro`.)
+pub fn j04_values_in_registers() {
+    #[inline(never)]
+    fn compute(seed: u64, switch: fn()) -> (u64, f64, [f32; 8]) {
+        let (mut a, mut b, mut c) = (seed | 1, seed.rotate_left(17) | 1, !seed | 1);
+        let (mut x, mut y) = (seed as f64 + 0.5, 1.0 / (seed as f64 + 3.0));
+        let mut lanes = [seed as f32; 8];
+        for _ in 0..1000 {
+            (a, b, c) = (a.wrapping_mul(b), b.wrapping_add(c.rotate_right(9)), c ^ a.rotate_left(5));
+            (x, y) = (x.mul_add(0.5, y), (y + 1.0 / x).sqrt());
+            switch();
+            lanes
+                .iter_mut()
+                .zip(1u8..)
+                .for_each(|(lane, n)| *lane = *lane * 0.75 + f32::from(n) + (a % 7) as f32);
+        }
+        (a ^ b ^ c, x + y, lanes)
+    }
+    solo(|| {
+        let tasks: Vec<_> = (0..10).map(|n| thread::spawn(move || compute(n, thread::yield_now))).collect();
+        for (n, task) in tasks.into_iter().enumerate() {
+            assert_eq!(task.join().unwrap(), compute(n as u64, || ()), "task {n}");
+        }
+    });
+}
+
+/// J15: a handler that asks for it runs on the thread's signal stack, however little the task has left of its own.
+pub fn j15_signals_run_on_the_signal_stack() {
+    static RAN_AT: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn handle(_: libc::c_int) {
+        let mut room = [0u8; 1024];
+        RAN_AT.store(black_box(&raw mut room).addr(), Ordering::SeqCst);
+    }
+    // SAFETY: an action with a handler that only stores.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handle as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = libc::SA_ONSTACK;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
+    }
+    let is_on_signal_stack = || {
+        // SAFETY: it is only asked for; `raise` gives the signal to this thread before it returns.
+        let stack = unsafe {
+            assert_eq!(libc::raise(libc::SIGUSR1), 0);
+            let mut stack: libc::stack_t = std::mem::zeroed();
+            assert_eq!(libc::sigaltstack(std::ptr::null(), &mut stack), 0);
+            stack
+        };
+        let from = stack.ss_sp.addr();
+        (from..from + stack.ss_size).contains(&RAN_AT.load(Ordering::SeqCst))
+    };
+    build(Runtime::builder().workers(2).stack_size(0)).run(|| {
+        for worker in 0..2 {
+            let task = Builder::new().placement(Placement::Worker(worker));
+            let task =
+                task.spawn(move || (is_on_signal_stack(), try_sleep(ms(1)).is_ok(), is_on_signal_stack()));
+            assert_eq!(task.unwrap().join().unwrap(), (true, true, true), "worker {worker}");
+        }
     });
 }
 

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use towpath::sync::mpmc::{self, SendTimeoutError};
@@ -11,7 +10,7 @@ use towpath::sync::{Arc, Mutex};
 use towpath::{shield, thread, time};
 
 use crate::common::{LONG, duo, ms, scaled, solo, waiting};
-use crate::parties::{self, Party, block_on, poll_once};
+use crate::parties::{self, Party, block_on, crowd, poll_once};
 
 /// Every bound that differs: rendezvous, one, a few, none.
 const BOUNDS: [Option<usize>; 5] = [Some(0), Some(1), Some(7), Some(usize::MAX), None];
@@ -293,21 +292,10 @@ pub fn l14_many_waiters() {
     let count = scaled(100_000);
     duo(move || {
         let (sender, receiver) = mpmc::channel();
-        let begun = Arc::new(AtomicUsize::new(0));
-        let tasks: Vec<_> = (0..count)
-            .map(|_| {
-                let (receiver, begun) = (receiver.clone(), begun.clone());
-                thread::spawn(move || {
-                    begun.fetch_add(1, SeqCst);
-                    receiver.recv().is_ok()
-                })
-            })
-            .collect();
-        crate::common::until(|| begun.load(SeqCst) == count);
+        let tasks = crowd(count, &receiver, |receiver| receiver.recv().is_ok());
         (0..count / 2).for_each(|n| sender.send(n).unwrap());
         drop(sender);
-        let got =
-            tasks.into_iter().filter(|_| true).map(|task| task.join().unwrap()).filter(|got| *got).count();
+        let got = tasks.into_iter().map(|task| task.join().unwrap()).filter(|got| *got).count();
         assert_eq!(got, count / 2);
     });
 }

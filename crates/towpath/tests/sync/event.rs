@@ -7,8 +7,8 @@ use std::time::Duration;
 use towpath::sync::{Arc, Event};
 use towpath::thread;
 
-use crate::common::{LONG, duo, ms, scaled, solo, until, waiting};
-use crate::parties::{self, Party, block_on, poll_once};
+use crate::common::{LONG, duo, ms, scaled, solo, waiting};
+use crate::parties::{self, Party, block_on, crowd, poll_once};
 
 /// L12: setters, resetters and waiters of all kinds; nobody misses a set that nobody resets.
 pub fn l12_set_and_reset() {
@@ -110,18 +110,10 @@ pub fn l14_many_waiters() {
     let count = scaled(100_000);
     duo(move || {
         let event = Arc::new(Event::new());
-        let begun = Arc::new(AtomicUsize::new(0));
-        let tasks: Vec<_> = (0..count)
-            .map(|_| {
-                let (event, begun) = (event.clone(), begun.clone());
-                thread::spawn(move || {
-                    begun.fetch_add(1, SeqCst);
-                    event.wait().unwrap();
-                    event.set();
-                })
-            })
-            .collect();
-        until(|| begun.load(SeqCst) == count);
+        let tasks = crowd(count, &event, |event| {
+            event.wait().unwrap();
+            event.set();
+        });
         event.set();
         tasks.into_iter().for_each(|task| task.join().unwrap());
     });

@@ -10,6 +10,7 @@ mod common;
 mod condvar;
 mod dumped;
 mod event;
+mod futures;
 mod latch;
 mod linear;
 mod mutex;
@@ -132,6 +133,10 @@ const HISTORIES: &[Test] = &[
 ];
 
 const SELECT: &[Test] = &[
+    test!(futures::k01_block_on),
+    test!(futures::k01_wakes_are_not_lost).busy(),
+    test!(futures::k02_in_a_foreign_executor),
+    test!(futures::r09_select_with_operations_on_a_plain_thread),
     test!(select::l11_fair_over_64_channels).busy(),
     test!(select::l11_nothing_is_lost_or_taken_twice).busy(),
     test!(select::k06_losers_leave_nothing_behind).busy(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use towpath::sync::{Arc, LockTimeoutError, Mutex, TryLockError};
 use towpath::{is_canceled, thread};
 
-use crate::common::{LONG, duo, ms, scaled, solo, until, waiting};
-use crate::parties::{self, Party, block_on, poll_once};
+use crate::common::{LONG, duo, ms, scaled, solo, waiting};
+use crate::parties::{self, Party, block_on, crowd, poll_once};
 
 /// L1: of ten million increments by six parties none is lost.
 pub fn l01_mutual_exclusion() {
@@ -199,17 +199,7 @@ pub fn l14_many_waiters() {
     duo(move || {
         let lock = Arc::new(Mutex::new(0));
         let guard = lock.lock().unwrap();
-        let begun = Arc::new(AtomicUsize::new(0));
-        let tasks: Vec<_> = (0..count)
-            .map(|_| {
-                let (lock, begun) = (lock.clone(), begun.clone());
-                thread::spawn(move || {
-                    begun.fetch_add(1, SeqCst);
-                    *lock.lock().unwrap() += 1;
-                })
-            })
-            .collect();
-        until(|| begun.load(SeqCst) == count);
+        let tasks = crowd(count, &lock, |lock| *lock.lock().unwrap() += 1);
         drop(guard);
         tasks.into_iter().for_each(|task| task.join().unwrap());
         assert_eq!(*lock.lock().unwrap(), count);

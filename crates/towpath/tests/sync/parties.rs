@@ -3,7 +3,12 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
+
+use towpath::thread::{self, JoinHandle};
+
+use crate::common::until;
 
 /// Polls a future on this thread until it is ready.
 pub fn block_on<F: Future>(future: F) -> F::Output {
@@ -70,4 +75,23 @@ pub fn all(count: usize, part: impl Fn(Party, usize) + Send + Sync + 'static) {
     for thread in threads {
         towpath::thread::blocking(move || thread.join().unwrap()).unwrap();
     }
+}
+
+/// So many tasks, each with its own clone of `shared`, that have all begun: those that are going to wait do so, or are about to.
+pub fn crowd<S, T>(count: usize, shared: &S, part: fn(S) -> T) -> Vec<JoinHandle<T>>
+where
+    S: Clone + Send + 'static,
+    T: Send + 'static,
+{
+    let begun = Arc::new(AtomicUsize::new(0));
+    let start = |_| {
+        let (shared, begun) = (shared.clone(), begun.clone());
+        thread::spawn(move || {
+            begun.fetch_add(1, SeqCst);
+            part(shared)
+        })
+    };
+    let tasks = (0..count).map(start).collect();
+    until(|| begun.load(SeqCst) == count);
+    tasks
 }

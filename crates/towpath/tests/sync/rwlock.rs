@@ -7,8 +7,8 @@ use std::time::Duration;
 use towpath::sync::{Arc, LockTimeoutError, RwLock, RwLockWriteGuard, TryLockError};
 use towpath::{is_canceled, thread};
 
-use crate::common::{LONG, Log, duo, ms, scaled, solo, until, waiting};
-use crate::parties::{self, Party, block_on, poll_once};
+use crate::common::{LONG, Log, duo, ms, scaled, solo, waiting};
+use crate::parties::{self, Party, block_on, crowd, poll_once};
 
 /// L6: many read or one writes, whoever they are; of the writes none is lost, and no read sees the half of one.
 pub fn l06_readers_or_one_writer() {
@@ -271,17 +271,7 @@ pub fn l14_many_readers() {
     duo(move || {
         let lock = Arc::new(RwLock::new(0));
         let mut guard = lock.write().unwrap();
-        let begun = Arc::new(AtomicUsize::new(0));
-        let tasks: Vec<_> = (0..count)
-            .map(|_| {
-                let (lock, begun) = (lock.clone(), begun.clone());
-                thread::spawn(move || {
-                    begun.fetch_add(1, SeqCst);
-                    *lock.read().unwrap()
-                })
-            })
-            .collect();
-        until(|| begun.load(SeqCst) == count);
+        let tasks = crowd(count, &lock, |lock| *lock.read().unwrap());
         *guard = 1;
         drop(guard);
         *lock.write().unwrap() = 2;
