@@ -2,8 +2,8 @@
 //! are in the tests' names, as far as it makes sense at the level of operations.
 //!
 //! Lines without a test here, and why: A11 and O6 (the types see to it: `i00_auto_traits`, and buffers are initialised),
-//! C19 (shields are the runtime's), D19 and D20 (options and names are not operations), H7 (stacks are the runtime's), H8 (Rust
-//! ends a process without memory), I7 (the sanitizers' to see), I8 and I9 (tasks), N3 and N7 (tasks), P7 and P8 (other kernels
+//! C19 (shields are the runtime's), D19 and D20 (options and names are not operations), H7 (stacks are the runtime's), H8 (takes
+//! an allocator of its own: `tests/allocation_failure.rs`), I7 (the sanitizers' to see), I8 and I9 (tasks), N3 and N7 (tasks), P7 and P8 (other kernels
 //! and sandboxes).
 //!
 //! Some take what not every machine allows, to mount something or to make a network: they say so and are skipped. One sets

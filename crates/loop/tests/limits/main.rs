@@ -1,8 +1,8 @@
 //! The suite of the loop's limits: exhaustion (H), other threads (I) and fall-backs (P), on every
 //! backend. The letters and numbers are those of the project's list of behaviours.
 //!
-//! Lines without a test here, and why: H6–H8 (need injection), H9, H10 (of pool and runtime), H12 (with the streams,
-//! in the conformance suite), I7 (the sanitizers' business), I8, I9 (tasks), P7 and P8 (other kernels and sandboxes), P9 (A10 of the
+//! Lines without a test here, and why: H6, H9, H10 and H12 (in the conformance suite), H7 (stacks are the runtime's), H8
+//! (`tests/allocation_failure.rs`), I7 (the sanitizers' business), I8, I9 (tasks), P7 and P8 (other kernels and sandboxes), P9 (A10 of the
 //! conformance suite, and the script of P5, which runs on several backends in one process).
 
 mod chains;
