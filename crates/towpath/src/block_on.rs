@@ -14,7 +14,8 @@ use crate::why::{Reason, Why};
 use crate::worker::Worker;
 
 /// Waits for a future, and returns what it brings. In a task that suspends the task, and nothing else; a plain thread blocks,
-/// and drives its [current loop](towpath_loop::Loop::current) meanwhile, if it has one, callbacks included.
+/// and drives its [current loop](towpath_loop::Loop::current) meanwhile, if it has one, callbacks included; one that panics ends there, as on
+/// a worker.
 ///
 /// The operations of the loop are futures, and so are the `_async` forms of [`sync`](crate::sync); a future of another
 /// runtime that wants that runtime's threads or context needs them here as well. It works inside of another future, which is then

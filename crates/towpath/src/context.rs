@@ -1,6 +1,7 @@
 //! Who is running on this thread: a task on a worker, or the thread itself.
 
 use std::cell::{Cell, OnceCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 use towpath_loop::{Instant, Loop, Suspend, Waiter, Wakeup};
@@ -214,7 +215,8 @@ pub(crate) fn wait_until(
     wait_by(|until| pause(task, why, until), task, until, cancellable, ready)
 }
 
-/// As [`wait_until`], for what the thread's own loop may have to bring about: a plain thread drives that meanwhile.
+/// As [`wait_until`], for what the thread's own loop may have to bring about: a plain thread drives that meanwhile. It does not
+/// unwind, whatever the loop's callbacks do.
 pub(crate) fn drive_until(
     task: &Header,
     why: Why,
@@ -232,9 +234,13 @@ pub(crate) fn drive_until(
     task.waits_for_its_loop();
     let drive = |until: Instant| {
         let wait = (until != Instant::NEVER).then(|| until.saturating_duration_since(Instant::now()));
-        if loop_.tick(wait).is_err() {
+        match catch_unwind(AssertUnwindSafe(|| loop_.tick(wait))) {
+            Ok(Ok(_)) => {}
             // In one of its callbacks, say: it is driven further out, if at all.
-            pause(task, why, until);
+            Ok(Err(_)) => pause(task, why, until),
+            // A callback that panics ends there, as on a worker: the caller may be in queues, which it must not leave so. Nor may
+            // the payload's destructor make it.
+            Err(payload) => std::mem::forget(payload),
         }
     };
     wait_by(drive, task, until, cancellable, &mut ready)

@@ -354,7 +354,7 @@ impl<C: Collect<R>, R> Case for Next<'_, C, R> {
 /// it, or a `Box::pin`. One that has won must not be waited for again.
 ///
 /// The operations of a loop are futures, so that `future(&mut op)` waits for I/O: what has been read while another case won
-/// is there the next time.
+/// is there the next time. A plain thread drives its loop for that, as [`block_on`](crate::block_on) does.
 pub fn future<F: Future + Unpin>(future: &mut F) -> impl Case<Output = F::Output> {
     Polled { future, bell: Arc::new(Bell(Lock::new(Rings::default()))), won: None }
 }

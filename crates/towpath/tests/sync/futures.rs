@@ -169,4 +169,15 @@ pub fn r09_select_with_operations_on_a_plain_thread() {
     };
     assert!(set.unwrap());
     other.join().unwrap();
+    // A callback that panics meanwhile is no business of what is waited for, whose queues are left in order.
+    let event = Event::new();
+    let loop_ = Loop::current().unwrap();
+    loop_.submit(op::timer(ms(1)), |_, _| panic!("on purpose"));
+    let quick = &mut pin!(op::timer(ms(5)).into_future());
+    let won = select! {
+        () = select::set(&event) => false,
+        _ = future(quick) => true,
+    };
+    assert!(won.unwrap());
+    event.set();
 }
