@@ -204,7 +204,7 @@ pub fn p04_switched_off_by_sysctl() {
     assert!(BackendKind::IoUring.is_available(), "{FILE} was not put back");
 }
 
-/// P5: each opcode in turn, and all of them, are missing: the outcomes are the same.
+/// P5, O7: each opcode in turn, and all of them, are missing, or refused by the ring: the outcomes are the same.
 pub fn p05_without_each_opcode() {
     let whole = new_loop();
     let expected = Transcript::of(&whole);
@@ -241,15 +241,20 @@ pub fn p05_without_each_opcode() {
             }
         }
         assert_same(opcode.name, &expected, &Transcript::of(&loop_));
+        let restricted = Config::new().backend(BackendKind::IoUring).ring_restricted(true);
+        let refusing = restricted.refuse_opcode(opcode.code).build().unwrap();
+        assert_eq!(refusing.capabilities(), loop_.capabilities(), "{} refused", opcode.name);
+        assert_same(opcode.name, &expected, &Transcript::of(&refusing));
     }
     assert_same("with hardly any opcode", &expected, &Transcript::of(&least.build().unwrap()));
 }
 
 /// P5, on whole backends: those that there are agree, side by side in one process.
 pub fn p05_same_outcomes_everywhere() {
-    let loops: Vec<_> =
+    let mut loops: Vec<_> =
         BackendKind::ALL.iter().filter_map(|kind| Config::new().backend(*kind).build().ok()).collect();
     assert!(loops.len() >= 2);
+    loops.extend(Config::new().backend(BackendKind::IoUring).ring_restricted(true).build());
     let expected = Transcript::of(&loops[0]);
     for loop_ in &loops {
         assert_same(loop_.backend(), &expected, &Transcript::of(loop_));
