@@ -42,12 +42,14 @@ impl Scenario {
 }
 
 /// The order of the tables. Engines that are not listed come last.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 15] = [
     "floor",
     "floor-uring",
     "floor-epoll",
     "towpath-uring",
     "towpath-epoll",
+    "towpath-stream-uring",
+    "towpath-stream-epoll",
     "towpath-loop-uring",
     "towpath-loop-epoll",
     "threads",

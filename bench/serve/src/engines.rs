@@ -12,6 +12,7 @@ mod threads;
 mod tokio;
 mod towpath;
 mod towpath_loop;
+mod towpath_stream;
 
 use ::towpath::BackendKind;
 
@@ -53,6 +54,8 @@ const ENGINES: &[Engine] = engines! {
     "towpath-uring" OneAndMany Module(|options| towpath::run(options, BackendKind::IoUring));
     "towpath-epoll" OneAndMany Module(|options| towpath::run(options, BackendKind::Epoll));
     "towpath-poll" OneAndMany Module(|options| towpath::run(options, BackendKind::Poll));
+    "towpath-stream-uring" OneAndMany Module(|options| towpath::run_streams(options, BackendKind::IoUring));
+    "towpath-stream-epoll" OneAndMany Module(|options| towpath::run_streams(options, BackendKind::Epoll));
     "towpath-loop-uring" One Module(|options| towpath_loop::run(options, BackendKind::IoUring));
     "towpath-loop-epoll" One Module(|options| towpath_loop::run(options, BackendKind::Epoll));
     "tokio" OneAndMany Module(tokio::run);

@@ -1,17 +1,32 @@
 //! Towpath's tasks: a task for each connection, over `towpath::net`.
 
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
-use towpath::net::TcpListener;
+use towpath::net::{TcpListener, TcpStream};
 use towpath::{BackendKind, Runtime, thread};
 use towpath_loop::{Socket, op};
 
-use super::threads::serve;
+use super::{threads, towpath_stream};
 use crate::protocol::{BUFFER, Service};
 use crate::{Options, Serving, sockets};
 
+/// With `read` into a buffer of each connection's own.
 pub fn run(options: &Options, backend: BackendKind) -> Serving {
+    serve(options, backend, threads::serve)
+}
+
+/// With streams of receives.
+pub fn run_streams(options: &Options, backend: BackendKind) -> Serving {
+    serve(options, backend, towpath_stream::serve)
+}
+
+fn serve(
+    options: &Options,
+    backend: BackendKind,
+    converse: fn(TcpStream, Service) -> io::Result<()>,
+) -> Serving {
     let (service, workers) = (options.service, options.workers);
     let builder = Runtime::builder().workers(workers).backend(backend);
     // SAFETY: the tasks run nothing but this crate's conversations, `std`, `memchr` and Towpath, none of which keeps a
@@ -29,7 +44,7 @@ pub fn run(options: &Options, backend: BackendKind) -> Serving {
         let listener = TcpListener::from(sockets::listener()?);
         loop {
             let Ok((stream, _)) = listener.accept() else { continue };
-            thread::spawn(move || serve(stream, service));
+            thread::spawn(move || converse(stream, service));
         }
     })
 }
