@@ -320,7 +320,8 @@ impl Runtime {
     /// [`shutdown_limit`](Builder::shutdown_limit), and returns what has not ended instead of printing it.
     ///
     /// Every task is cancelled: its waits fail, until it has found its way out. Tasks that have not started never do. A task
-    /// that waits for nothing, or ignores the errors of its waits, does not end.
+    /// that waits for nothing, ignores the errors of its waits, or waits where there is no room for one, as in
+    /// [`Condvar::wait`](crate::sync::Condvar::wait), does not end.
     ///
     /// ```
     /// use std::time::Duration;

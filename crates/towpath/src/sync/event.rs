@@ -57,26 +57,7 @@ impl Event {
         self.set.load(Ordering::Acquire)
     }
 
-    /// Waits until it is set.
-    ///
-    /// # Errors
-    /// If the task is cancelled.
-    pub fn wait(&self) -> io::Result<()> {
-        Ok(block(&mut self.waiting(), Limit::NONE)?)
-    }
-
-    /// Waits until it is set, at most for `limit`.
-    ///
-    /// # Errors
-    /// If the task is cancelled; `TimedOut`.
-    pub fn wait_timeout(&self, limit: Duration) -> io::Result<()> {
-        Ok(block(&mut self.waiting(), Limit::after(limit))?)
-    }
-
-    /// Waits until it is set, as a future.
-    pub fn wait_async(&self) -> impl Future<Output = ()> {
-        Waiting::new(self.waiting())
-    }
+    ways_to_wait!("it is set");
 
     pub(crate) fn waiting(&self) -> impl Arm<Output = ()> {
         self.crowd.until(|| self.is_set())

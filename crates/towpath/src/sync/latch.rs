@@ -64,26 +64,7 @@ impl Latch {
         self.left.load(Ordering::Acquire)
     }
 
-    /// Waits until it is zero.
-    ///
-    /// # Errors
-    /// If the task is cancelled.
-    pub fn wait(&self) -> io::Result<()> {
-        Ok(block(&mut self.waiting(), Limit::NONE)?)
-    }
-
-    /// Waits until it is zero, at most for `limit`.
-    ///
-    /// # Errors
-    /// If the task is cancelled; `TimedOut`.
-    pub fn wait_timeout(&self, limit: Duration) -> io::Result<()> {
-        Ok(block(&mut self.waiting(), Limit::after(limit))?)
-    }
-
-    /// Waits until it is zero, as a future.
-    pub fn wait_async(&self) -> impl Future<Output = ()> {
-        Waiting::new(self.waiting())
-    }
+    ways_to_wait!("it is zero");
 
     /// Counts one down, and waits until it is zero.
     ///

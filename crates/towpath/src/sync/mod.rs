@@ -9,8 +9,8 @@
 //! Where a signature has room to say so, a wait ends with an error when its task is cancelled, when the time of a
 //! [`timeout`](crate::time::timeout) around it is over, or its own: the forms whose name ends in `_timeout`. Nothing is lost
 //! by that: a lock, permit or item that came at the same moment is taken, or goes to the next in the queue. Where there is no
-//! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield).
-
+//! room, as in [`Mutex::lock`], the wait goes on: it is as if it was [shielded](crate::shield), and a runtime that ends waits for
+//! it until its limit. [`Condvar::wait_cancellable`] is the form for what may have to be waited for long.
 //!
 //! # Threads and wakers
 //!
@@ -19,6 +19,32 @@
 //!
 //! Wakers of futures are called by whoever lets them go on, without any lock held, after the tasks that are woken at the same time. If
 //! one panics, the panic hook tells so, and that is all: it is not a panic of the one who calls it.
+
+/// The ways to wait for what a primitive's `waiting` waits for.
+macro_rules! ways_to_wait {
+    ($until:literal) => {
+        #[doc = concat!("Waits until ", $until, ".")]
+        ///
+        /// # Errors
+        /// If the task is cancelled.
+        pub fn wait(&self) -> io::Result<()> {
+            Ok(block(&mut self.waiting(), Limit::NONE)?)
+        }
+
+        #[doc = concat!("Waits until ", $until, ", at most for `limit`.")]
+        ///
+        /// # Errors
+        /// If the task is cancelled; `TimedOut`.
+        pub fn wait_timeout(&self, limit: Duration) -> io::Result<()> {
+            Ok(block(&mut self.waiting(), Limit::after(limit))?)
+        }
+
+        #[doc = concat!("Waits until ", $until, ", as a future. Cancel-safe: dropped, it leaves nothing behind.")]
+        pub fn wait_async(&self) -> impl Future<Output = ()> {
+            Waiting::new(self.waiting())
+        }
+    };
+}
 
 mod barrier;
 pub mod broadcast;
