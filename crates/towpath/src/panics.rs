@@ -91,13 +91,14 @@ pub(crate) fn install_hook() {
 
 /// Notes that `task`, which runs, panics, and names it on stderr, where the message is going to be.
 fn note(task: &Header, info: &PanicHookInfo<'_>) {
-    // The frames on this stack, from here on.
-    let (here, base) = (0u8, task.stack_base());
-    let limit = (&raw const here).addr();
+    // The frames on this stack, from here on. (A sanitizer may have locals elsewhere.)
+    let (here, stack) = (0u8, task.stack());
+    let here = (&raw const here).addr();
+    let limit = if stack.contains(&here) { here } else { stack.start };
     let mut addresses = Vec::new();
     if backtraces_are_wanted() {
         // Unwinding takes some KiB of stack, which the task may not have left.
-        context::on_a_large_stack(task, || dump::capture(limit, base, &mut addresses));
+        context::on_a_large_stack(task, || dump::capture(limit, stack.end, &mut addresses));
     }
     let sight = Sight {
         place: info.location().map(|place| place.to_string().into()),

@@ -16,6 +16,7 @@ use std::alloc::Layout;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::panic::Location;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
@@ -438,10 +439,11 @@ impl Header {
         !self.local.yielder.get().is_null()
     }
 
-    /// Where its stack begins: no frame of it lies above. Asked on the thread that it runs on.
-    pub(crate) fn stack_base(&self) -> usize {
-        // The yielder is what lies there.
-        if self.has_stack() { self.local.yielder.get().addr() } else { usize::MAX }
+    /// The addresses of its frames: its own stack, or for a thread all that there are. Asked on the thread that it runs on.
+    pub(crate) fn stack(&self) -> Range<usize> {
+        // The yielder lies at the base.
+        let stack = self.has_stack().then(|| towpath_coro::stack_around(self.local.yielder.get().addr()));
+        stack.flatten().unwrap_or(0..usize::MAX)
     }
 
     fn rare(&self) -> &Rare {
