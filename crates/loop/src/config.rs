@@ -119,7 +119,7 @@ impl Config {
     ///
     /// A bug, or somebody who has got hold of the process, then cannot use this ring for anything else: not for the commands
     /// of drivers (`IORING_OP_URING_CMD`), or what next year's kernel adds. It keeps nobody from opening another
-    /// ring: that takes a filter of system calls. What the ring does is the same, at the same speed; opening it takes two
+    /// ring: that takes a filter of system calls. What the ring does is the same, at the same speed; opening it takes three
     /// more system calls. A kernel that has a ring for us can restrict it; if it will not, the ring is
     /// refused like one that it does not allow at all.
     pub fn ring_restricted(mut self, on: bool) -> Config {

@@ -196,7 +196,7 @@ fn with_worker<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
         }
     }
     let _restore = Restore(worker.loop_.make_current());
-    worker.counters.set_thread(rustix::thread::gettid().as_raw_nonzero().get());
+    worker.counters.set_thread(worker.thread);
     let result = context::enter(worker, f);
     worker.counters.set_thread(0);
     result

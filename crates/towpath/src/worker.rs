@@ -74,6 +74,8 @@ struct Turn {
 /// A worker, on the thread that it is.
 pub(crate) struct Worker {
     pub(crate) index: usize,
+    /// The system's number of the thread that it is, which is asked for once.
+    pub(crate) thread: i32,
     pub(crate) shared: Arc<Shared>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) counters: Arc<Counters>,
@@ -153,6 +155,7 @@ impl Worker {
         let stacks = StackPool::new(towpath_coro::Config::new().stack_size(shared.stack_size))?;
         Ok(Worker {
             index,
+            thread: rustix::thread::gettid().as_raw_nonzero().get(),
             mailbox: shared.mailboxes[index].clone(),
             counters: shared.counters[index].clone(),
             tally: Tally::default(),

@@ -14,7 +14,7 @@
 //!
 //! # How a submit goes
 //!
-//! The kernel said at set-up which opcodes it has ([`setup`]), and the ring which it takes ([`restrict`]). An operation that it has becomes an entry ([`sqe`]),
+//! The kernel said at set-up which opcodes it has ([`setup`]), a restricted ring also which it takes ([`restrict`]). An operation that it has becomes an entry ([`sqe`]),
 //! named by its [`OpId`], and that is all. One that it lacks is made here by a system call that does not block
 //! ([`attempt`]); if it would have blocked, a poll for the direction takes its place in the ring, under the same
 //! name, and the call is made again when the poll completes.

@@ -4,9 +4,9 @@
 //! entries and registrations it is to take (`IORING_REGISTER_RESTRICTIONS`, 5.10): those that this backend uses on this
 //! kernel. It says `EACCES` to anything else from then on, whoever in the process asks.
 //!
-//! Somebody else may have restricted a ring, too (kernels after 6.18 let threads inherit restrictions), and the probe tells
-//! nothing of that. So every ring is asked, opcode by opcode, with entries that cannot be carried out; one that is
-//! refused is as good as missing.
+//! The probe tells what the kernel has, and nothing of what a ring refuses. So one that is restricted, or made where system
+//! calls are filtered, is asked, opcode by opcode, with entries that cannot be carried out; what is refused is as good as
+//! missing.
 
 use std::io;
 

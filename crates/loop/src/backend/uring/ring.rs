@@ -33,18 +33,26 @@ pub(super) struct Ring {
     io: IoUring,
     /// The ring's place among the thread's registered rings: saves a look-up of the descriptor at every enter.
     index: Option<u32>,
+    /// So many more enters, and it is worth the two calls to have such a place.
+    to_register: u32,
 }
 
+/// A look-up costs some hundredth of a call.
+pub(super) const REGISTERED_AFTER: u32 = 64;
+
 impl Ring {
-    /// Takes charge of a ring and registers its descriptor where the kernel can (5.18) and has room (16 a thread).
+    /// Takes charge of a ring.
     pub(super) fn new(io: IoUring) -> Ring {
-        let mut ring = Ring { io, index: None };
-        let fd = ring.io.as_raw_fd();
-        let mut update = Update { offset: u32::MAX, reserved: 0, data: fd as u64 };
-        if ring.register(REGISTER_RING_FDS, &mut update).is_ok() {
-            ring.index = Some(update.offset);
+        Ring { io, index: None, to_register: REGISTERED_AFTER }
+    }
+
+    /// Registers its descriptor, where the kernel can (5.18) and has room (16 a thread).
+    pub(super) fn register_itself(&mut self) {
+        self.to_register = 0;
+        let mut update = Update { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
+        if self.register(REGISTER_RING_FDS, &mut update).is_ok() {
+            self.index = Some(update.offset);
         }
-        ring
     }
 
     fn register(&self, opcode: libc::c_uint, update: &mut Update) -> io::Result<()> {
@@ -137,7 +145,19 @@ impl Ring {
     }
 
     /// `io_uring_enter(2)`: how many entries the kernel took.
-    fn call(&self, submit: u32, want: u32, flags: EnterFlags, timeout: Option<Duration>) -> io::Result<u32> {
+    fn call(
+        &mut self,
+        submit: u32,
+        want: u32,
+        flags: EnterFlags,
+        timeout: Option<Duration>,
+    ) -> io::Result<u32> {
+        if self.to_register > 0 {
+            self.to_register -= 1;
+            if self.to_register == 0 {
+                self.register_itself();
+            }
+        }
         let (fd, flags) = match self.index {
             Some(index) => (index as i32, flags | EnterFlags::REGISTERED_RING),
             None => (self.io.as_raw_fd(), flags),

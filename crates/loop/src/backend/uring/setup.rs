@@ -3,6 +3,8 @@
 use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
+use rustix::io::Errno;
+use rustix::thread::{SecureComputingMode, secure_computing_mode};
 
 use super::ring::Ring;
 use super::{chain, restrict};
@@ -172,6 +174,12 @@ pub(super) struct Setup {
     pub(super) syscalls: u64,
 }
 
+/// Whether some system calls may be forbidden to this thread, by a filter (seccomp).
+fn is_filtered() -> bool {
+    // `EINVAL`: a kernel without filters.
+    !matches!(secure_computing_mode(), Ok(SecureComputingMode::Disabled) | Err(Errno::INVAL))
+}
+
 /// How each kind of operation is carried out on a ring with these opcodes.
 fn ways(has: impl Fn(Kind, u8) -> bool) -> [Support; OPERATIONS.len()] {
     std::array::from_fn(|index| match (&OPERATIONS[index].uring, OPERATIONS[index].elsewhere) {
@@ -183,7 +191,7 @@ fn ways(has: impl Fn(Kind, u8) -> bool) -> [Support; OPERATIONS.len()] {
     })
 }
 
-/// Makes a ring, and asks the kernel which opcodes it has, and the ring which it takes.
+/// Makes a ring, and asks the kernel which opcodes it has, and where something may be forbidden the ring which it takes.
 pub(super) fn make(options: &Options) -> io::Result<Setup> {
     let mut syscalls = 0;
     let (io, step) = step_down(options, |step, entries, cq_entries| {
@@ -211,15 +219,21 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
     // From 5.18 on: a transfer that falls short of MSG_WAITALL breaks its link, and descriptors are looked up in turn.
     let linked = step < Step::Plain && ring.params().is_feature_linked_file() && !options.without_links;
     let chain_limit = if linked { chain::LIMIT.min(ring.params().sq_entries() as usize) } else { 0 };
-    let (multishot, mut syscalls) = (step < Step::Plain, syscalls + 2);
+    let (multishot, mut syscalls) = (step < Step::Plain, syscalls + 1);
     if options.restricted {
+        // It cannot later.
+        ring.register_itself();
         let flags = restrict::flags(&known, linked, skip_success);
         let buffers = known[Kind::RecvMulti as usize] == Support::Native;
         restrict::restrict(&ring, used.without(options.refused), flags, buffers)?;
-        syscalls += 2;
+        syscalls += 3;
     }
     // Whatever is forbidden shows here, not at the first operation: that the ring may be made and not entered, too.
-    let refused = restrict::refused(&mut ring, used, &mut syscalls)?;
+    let refused = if options.restricted || is_filtered() {
+        restrict::refused(&mut ring, used, &mut syscalls)?
+    } else {
+        Opcodes::default()
+    };
     let ways = ways(|kind, code| has(code) && since(kind) && !refused.contains(code));
     if restrict::used(&ways, |code| !refused.contains(code)).is_none() {
         return Err(io::Error::from_raw_os_error(libc::EACCES));

@@ -5,17 +5,26 @@ use std::thread;
 use towpath_harness::seccomp;
 
 use super::*;
+use crate::backend::uring::ring::{REGISTERED_AFTER, Ring};
 use crate::backend::uring::setup::{Opcodes, STEPS, Step, step_down};
 
 #[test]
 fn rings_give_back_what_they_registered() {
+    fn is_registered(ring: &mut Ring) -> bool {
+        assert!(!ring.is_registered(), "it has not been used");
+        for _ in 0..REGISTERED_AFTER {
+            ring.reap().unwrap();
+        }
+        ring.is_registered()
+    }
     // A thread has room for 16 registered rings.
     for _ in 0..40 {
-        assert!(Uring::new(&small()).unwrap().ring.is_registered());
+        assert!(is_registered(&mut Uring::new(&small()).unwrap().ring));
     }
     // And a ring without is as good.
     let mut many: Vec<World> = (0..20).map(|_| World::new(&small())).collect();
-    assert!(!many[19].uring.ring.is_registered());
+    assert!(many[..16].iter_mut().all(|world| is_registered(&mut world.uring.ring)));
+    assert!(!is_registered(&mut many[19].uring.ring));
     let ready = event(1);
     assert_eq!(many[19].run(readable(&ready)), i32::from(libc::POLLIN));
 }
