@@ -49,7 +49,7 @@ pub struct Loop(pub(crate) Rc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) core: RefCell<Core>,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// `None` once the loop is shutting down.
     inbox: RefCell<Option<Consumer<Message>>>,
     /// What other threads want run here, taken out of the inbox.
@@ -417,7 +417,9 @@ impl Loop {
         self.0.birth.is_child()
     }
 
-    pub(crate) fn is_ticking(&self) -> bool {
+    /// Whether it cannot be driven: one of its callbacks runs, or it is closed.
+    #[doc(hidden)]
+    pub fn is_ticking(&self) -> bool {
         self.0.ticking.get() || self.0.closed.get()
     }
 

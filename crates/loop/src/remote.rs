@@ -101,6 +101,11 @@ impl<T> fmt::Display for Closed<T> {
 impl<T> std::error::Error for Closed<T> {}
 
 impl Remote {
+    /// Whether it is this loop's.
+    pub fn is_of(&self, loop_: &Loop) -> bool {
+        Arc::ptr_eq(&self.shared, &loop_.0.shared)
+    }
+
     pub(crate) fn new(shared: Arc<Shared>) -> Remote {
         Remote { shared }
     }

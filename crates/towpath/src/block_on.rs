@@ -35,7 +35,8 @@ use crate::worker::Worker;
 /// ```
 ///
 /// # Panics
-/// As the future does.
+/// As the future does. In a callback of the thread's current loop, if the future is not ready at once: the loop, which may have to bring
+/// that about, cannot be driven there.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     const FUTURE: &Reason = &Reason::plain("a future");
     let mut future = pin!(future);
@@ -46,6 +47,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
+        assert!(
+            !context::is_in_callback(&me),
+            "block_on was called in a callback of the loop that it would have to drive"
+        );
         // One that wakes itself whenever it is polled must not keep the others from running.
         context::with_worker(Worker::charge);
         let rung = || bell.rung.swap(false, Ordering::AcqRel);

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
+use std::time::Duration;
 
 use towpath_loop::{Instant, Loop, Suspend, Waiter, Wakeup};
 
@@ -231,19 +232,27 @@ pub(crate) fn drive_until(
         return wait_until(task, why, until, cancellable, ready);
     };
     // From here on whoever wakes it wakes the loop as well.
-    task.waits_for_its_loop();
+    task.waits_for(&loop_);
     let drive = |until: Instant| {
         let wait = (until != Instant::NEVER).then(|| until.saturating_duration_since(Instant::now()));
         match catch_unwind(AssertUnwindSafe(|| loop_.tick(wait))) {
             Ok(Ok(_)) => {}
-            // In one of its callbacks, say: it is driven further out, if at all.
-            Ok(Err(_)) => pause(task, why, until),
+            // It may be able to wait again, once there is memory, say; and others may wake the thread meanwhile.
+            Ok(Err(_)) => pause(task, why, until.min(Instant::now() + TRY_AGAIN)),
             // A callback that panics ends there, as on a worker: the caller may be in queues, which it must not leave so. Nor may
             // the payload's destructor make it.
             Err(payload) => std::mem::forget(payload),
         }
     };
     wait_by(drive, task, until, cancellable, &mut ready)
+}
+
+/// How long a loop that cannot wait is left alone.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// Whether [`drive_until`] would have to drive a loop from within one of its callbacks, which cannot be.
+pub(crate) fn is_in_callback(task: &Header) -> bool {
+    !task.has_stack() && existing_loop().is_some_and(|loop_| loop_.is_ticking())
 }
 
 /// The loop of this thread, if it has one.
@@ -379,7 +388,7 @@ unsafe impl Suspend for Hook {
 
     #[inline]
     fn completed_inline(&self) {
-        with_worker(Worker::charge);
+        with_worker(Worker::charge_operation);
     }
 }
 
@@ -389,7 +398,9 @@ fn thread_is_canceled() -> bool {
     match unsafe { TASK.get().as_ref() } {
         // A thread that was spawned as a task's stand-in.
         Some(task) => {
-            task.waits_for_its_loop();
+            if let Ok(loop_) = Loop::current() {
+                task.waits_for(&loop_);
+            }
             cancel::is_canceled(task)
         }
         None => {

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::panic::Location;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use towpath_coro::{Coroutine, Yielder};
@@ -86,8 +86,9 @@ impl Rare {
 /// A thread in the role of a task.
 struct Outside {
     thread: Thread,
-    /// What ends a wait of the thread for its own loop, once it has waited for that.
-    remote: OnceLock<Remote>,
+    /// What ends a wait of the thread for its own loop, once it has waited for that: the loop which it had then. Whoever wakes
+    /// looks here after the thread has looked whether it may go on, or before.
+    remote: Mutex<Option<Remote>>,
 }
 
 /// What only the thread that runs the task touches.
@@ -520,7 +521,7 @@ impl Header {
 
     /// Makes the calling thread its home.
     pub(crate) fn settle_on_thread(&self, thread: Thread) {
-        let settled = self.rare().outside.set(Outside { thread, remote: OnceLock::new() });
+        let settled = self.rare().outside.set(Outside { thread, remote: Mutex::new(None) });
         debug_assert!(settled.is_ok(), "a task starts once");
         self.signals.settle();
     }
@@ -539,14 +540,13 @@ impl Header {
         ptr::eq(self.home.load(Ordering::Relaxed), mailbox)
     }
 
-    /// Before a thread waits for its loop: a cancel from now on ends the wait.
-    pub(crate) fn waits_for_its_loop(&self) {
-        if let Some(outside) = self.outside()
-            && outside.remote.get().is_none()
-            && let Ok(loop_) = Loop::current()
-        {
-            let _ = outside.remote.set(loop_.remote());
-            self.signals.settle();
+    /// Before a thread waits for its loop: whatever wakes it from now on ends the wait, and what has come before is seen.
+    pub(crate) fn waits_for(&self, loop_: &Loop) {
+        if let Some(outside) = self.outside() {
+            let mut remote = outside.remote.lock().unwrap_or_else(PoisonError::into_inner);
+            if !remote.as_ref().is_some_and(|remote| remote.is_of(loop_)) {
+                *remote = Some(loop_.remote());
+            }
         }
     }
 
@@ -557,7 +557,9 @@ impl Header {
         }
         if let Some(outside) = self.outside() {
             outside.thread.unpark();
-            if let Some(remote) = outside.remote.get() {
+            // Not called under the lock: a backend may be somebody else's.
+            let remote = outside.remote.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(remote) = remote {
                 remote.wake();
             }
             return;

@@ -33,11 +33,14 @@ use crate::runtime::Shared;
 use crate::task::{Header, TaskRef};
 use crate::trace;
 
-/// Operations that a task may complete without waiting before it is looked how long that took...
+/// What a task may do without waiting before it is looked how long that took: so many messages, or a few operations, which take
+/// longer...
 const LOOK_EVERY: u32 = 32;
-/// ...whether for longer than others should wait for their turn; and how many at most.
+const OPERATION: u32 = 8;
+/// ...whether for longer than others should wait for their turn; and how many looks there are at most.
 const SLICE: Duration = Duration::from_micros(50);
-const INLINE_BUDGET: u32 = 128 * LOOK_EVERY;
+const LOOKS: u32 = 128;
+const BUDGET: u32 = LOOKS * LOOK_EVERY - 1;
 /// So many tasks in a row run before those that are ready for longer, each woken by the one before.
 const NEXT_IN_A_ROW: u32 = 16;
 /// How long tasks may run before the loop is polled again, where polling is cheap. Measured by looking at the clock every
@@ -48,7 +51,7 @@ const POLL_EVERY: Duration = Duration::from_micros(100);
 const POLL_SHARE: u32 = 4;
 const POLL_EVERY_MAX: Duration = Duration::from_millis(10);
 /// The most switches between two looks at the clock.
-const CLOCK_EVERY_MAX: u32 = 256;
+const CLOCK_EVERY_MAX: u32 = 64;
 /// So many ready tasks are resumed in a row while others wait to be started.
 const RESUMES: u32 = 64;
 /// So many tasks are started in a row while others are ready. One at a time would make whoever spawns and joins them wait
@@ -172,7 +175,7 @@ impl Worker {
             local: RefCell::new(VecDeque::new()),
             live: RefCell::new(Vec::new()),
             stacks: RefCell::new(stacks),
-            budget: Cell::new(INLINE_BUDGET),
+            budget: Cell::new(BUDGET),
             runs_since: Cell::new(Instant::NEVER),
             clock_in: Cell::new(1),
             clock_every: Cell::new(1),
@@ -238,12 +241,24 @@ impl Worker {
         self.with_ready(|ready| ready.len()) + usize::from(self.next.get().is_some())
     }
 
-    /// Counts an operation that completed without waiting; now and then lets the others run.
+    /// Counts a message or the like that did not have to wait; now and then lets the others run.
     #[inline(always)]
     pub(crate) fn charge(&self) {
-        let left = self.budget.get().saturating_sub(1);
+        self.charge_for(1);
+    }
+
+    /// As [`charge`](Worker::charge), for an operation that completed without waiting.
+    #[inline(always)]
+    pub(crate) fn charge_operation(&self) {
+        self.charge_for(OPERATION);
+    }
+
+    #[inline(always)]
+    fn charge_for(&self, price: u32) {
+        let before = self.budget.get();
+        let left = before.saturating_sub(price);
         self.budget.set(left);
-        if left.is_multiple_of(LOOK_EVERY) {
+        if left / LOOK_EVERY != before / LOOK_EVERY || left == 0 {
             self.look_how_long_it_runs(left);
         }
     }
@@ -251,8 +266,8 @@ impl Worker {
     #[cold]
     fn look_how_long_it_runs(&self, left: u32) {
         let now = self.loop_.clock();
-        if left == INLINE_BUDGET - LOOK_EVERY {
-            // A clock that is read at each switch costs more than the first few operations do.
+        if left / LOOK_EVERY == LOOKS - 2 {
+            // The first look. To read the clock at each switch would cost more than what most tasks do in between.
             self.runs_since.set(now);
         } else if left == 0 || now - self.runs_since.get() >= SLICE {
             // So is the loop due, perhaps.
@@ -563,7 +578,7 @@ impl Worker {
             // SAFETY: the reference left behind.
             return drop(unsafe { TaskRef::from_raw(pointer) });
         }
-        self.budget.set(INLINE_BUDGET);
+        self.budget.set(BUDGET);
         self.counters.resume(task.id);
         task.local.ran.set(self.polled.get());
         let before = context::set_task(task);

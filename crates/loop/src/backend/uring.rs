@@ -763,6 +763,6 @@ unsafe impl Backend for Uring {
     }
 
     fn syscalls(&self) -> u64 {
-        self.syscalls
+        self.syscalls + self.ring.registering()
     }
 }

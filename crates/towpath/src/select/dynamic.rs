@@ -96,7 +96,7 @@ impl<'a, T> Select<'a, T> {
     /// Waits for the first of them, which is taken out; the others stay, to be waited for again. `None` if there is none.
     ///
     /// # Errors
-    /// If the task is cancelled, or past a deadline around this. All cases stay.
+    /// If the task is cancelled, or past a deadline around this; `EDEADLK` as for `select!`. All cases stay.
     pub fn wait(&mut self) -> io::Result<Option<T>> {
         if self.cases.is_empty() { Ok(None) } else { self.choose(true) }
     }

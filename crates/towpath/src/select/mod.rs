@@ -129,6 +129,9 @@ fn choose(branches: &mut [Numbered<'_>], wait: bool) -> io::Result<Option<usize>
         if !wait {
             return Ok(None);
         }
+        if branches.iter().any(|(_, branch)| branch.needs_loop()) && context::is_in_callback(&current) {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
         let until = branches.iter().map(|(_, branch)| branch.deadline()).min().unwrap_or(Instant::NEVER);
         alarm = alarm.or_else(|| Alarm::wake_at(until, &current));
         if let Some(winner) = wait_once(branches, &current, until) {
@@ -216,7 +219,8 @@ fn shuffle(branches: &mut [Numbered<'_>]) {
 /// `io::Result<T>`. How it is fair, and what becomes of those that lose: see [`select`](mod@crate::select).
 ///
 /// # Errors
-/// If the task is cancelled, or past a deadline around this.
+/// If the task is cancelled, or past a deadline around this. `EDEADLK` in a callback of the loop that an operation among the cases
+/// waits for.
 ///
 /// ```
 /// use towpath::select::{recv, send};

@@ -262,18 +262,20 @@ impl WakeList {
 
     pub(crate) fn wake_all(&mut self) {
         let wakes = &mut self.wakes[..mem::take(&mut self.len)];
-        // Tasks first: a waker may do what it likes, also let those of this thread run, and end, that are in the list.
-        for wake in wakes.iter_mut() {
-            // SAFETY: the first `len` are there.
-            let wake = unsafe { wake.assume_init_mut() };
-            if !matches!(wake.0, Target::Waker(_)) {
-                mem::replace(wake, Wake::NOBODY).wake();
+        // First those whose life hangs on that nobody's code runs before. To wake a task of another thread may be to drop the last
+        // reference to it, and with it a reason of the user's; a waker may do what it likes.
+        let mut wake = |wanted: fn(&Target) -> bool| {
+            for wake in wakes.iter_mut() {
+                // SAFETY: the first `len` are there.
+                let wake = unsafe { wake.assume_init_mut() };
+                if wanted(&wake.0) {
+                    mem::replace(wake, Wake::NOBODY).wake();
+                }
             }
-        }
-        for wake in wakes {
-            // SAFETY: as above, and counted no more.
-            unsafe { wake.assume_init_read() }.wake();
-        }
+        };
+        wake(|target| matches!(target, Target::Here(_)));
+        // The rest is nobody: nothing is left to drop.
+        wake(|target| !matches!(target, Target::Nobody));
     }
 }
 

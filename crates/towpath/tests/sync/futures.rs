@@ -84,6 +84,46 @@ pub fn k01_block_on() {
     std::thread::spawn(on_a_thread).join().unwrap();
 }
 
+/// K1: a plain thread is woken in the loop that it has now, not in the one that it had.
+pub fn k01_block_on_after_another_loop() {
+    for _ in 0..2 {
+        drop(Loop::take_current());
+        Loop::new().unwrap().make_current();
+        block_on(async { op::timer(ms(1)).await.unwrap() });
+        let (there, asked) = std::sync::mpsc::channel::<oneshot::Sender<u32>>();
+        let answers =
+            std::thread::spawn(move || asked.into_iter().for_each(|answer| answer.send(7).unwrap()));
+        for _ in 0..scaled(1000) {
+            let (sender, receiver) = oneshot::channel();
+            there.send(sender).unwrap();
+            assert_eq!(block_on(receiver.recv_async()), Ok(7));
+        }
+        drop(there);
+        answers.join().unwrap();
+    }
+}
+
+/// K1, R9: in a callback of the loop that would have to be driven there is an error, and no hang.
+pub fn k01_waits_in_a_callback() {
+    let loop_ = Loop::new().unwrap();
+    loop_.make_current();
+    let told = Rc::new(std::cell::Cell::new(0));
+    let tells = told.clone();
+    loop_.submit(op::timer(Duration::ZERO), move |_, _| {
+        let hour = || op::timer(Duration::from_secs(3600));
+        let blocked = std::panic::AssertUnwindSafe(|| block_on(async { hour().await }));
+        assert!(std::panic::catch_unwind(blocked).is_err());
+        let mut timer = pin!(hour().into_future());
+        let waited = select! { _ = future(&mut timer) => () };
+        assert_eq!(waited.unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+        // What need not be waited for is another matter.
+        assert_eq!(block_on(async { 7 }), 7);
+        tells.set(1);
+    });
+    loop_.run().unwrap();
+    assert_eq!(told.get(), 1);
+}
+
 /// K1: wakes from two threads, each for one poll at least, none lost.
 pub fn k01_wakes_are_not_lost() {
     duo(|| {

@@ -134,6 +134,8 @@ const HISTORIES: &[Test] = &[
 
 const SELECT: &[Test] = &[
     test!(futures::k01_block_on),
+    test!(futures::k01_block_on_after_another_loop).busy(),
+    test!(futures::k01_waits_in_a_callback),
     test!(futures::k01_wakes_are_not_lost).busy(),
     test!(futures::k02_in_a_foreign_executor),
     test!(futures::r09_select_with_operations_on_a_plain_thread),

@@ -46,6 +46,11 @@ impl Ring {
         Ring { io, index: None, to_register: REGISTERED_AFTER }
     }
 
+    /// System calls that were made to register it.
+    pub(super) fn registering(&self) -> u64 {
+        u64::from(self.to_register == 0)
+    }
+
     /// Registers its descriptor, where the kernel can (5.18) and has room (16 a thread).
     pub(super) fn register_itself(&mut self) {
         self.to_register = 0;

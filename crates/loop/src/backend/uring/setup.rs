@@ -220,16 +220,19 @@ pub(super) fn make(options: &Options) -> io::Result<Setup> {
     let linked = step < Step::Plain && ring.params().is_feature_linked_file() && !options.without_links;
     let chain_limit = if linked { chain::LIMIT.min(ring.params().sq_entries() as usize) } else { 0 };
     let (multishot, mut syscalls) = (step < Step::Plain, syscalls + 1);
-    if options.restricted {
-        // It cannot later.
+    let filtered = is_filtered();
+    if options.restricted || filtered {
+        // It cannot later, or perhaps not.
         ring.register_itself();
+    }
+    if options.restricted {
         let flags = restrict::flags(&known, linked, skip_success);
         let buffers = known[Kind::RecvMulti as usize] == Support::Native;
         restrict::restrict(&ring, used.without(options.refused), flags, buffers)?;
-        syscalls += 3;
+        syscalls += 2;
     }
     // Whatever is forbidden shows here, not at the first operation: that the ring may be made and not entered, too.
-    let refused = if options.restricted || is_filtered() {
+    let refused = if options.restricted || filtered {
         restrict::refused(&mut ring, used, &mut syscalls)?
     } else {
         Opcodes::default()
