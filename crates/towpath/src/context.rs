@@ -211,9 +211,15 @@ pub(crate) fn wait_until(
     why: Why,
     until: Instant,
     cancellable: bool,
-    ready: impl FnMut() -> bool,
+    mut ready: impl FnMut() -> bool,
 ) -> bool {
-    wait_by(|until| pause(task, why, until), task, until, cancellable, ready)
+    // No closure pauses: that would be one more frame around a switch.
+    loop {
+        match look(task, until, cancellable, &mut ready) {
+            Ok(over) => return over,
+            Err(until) => pause(task, why, until),
+        }
+    }
 }
 
 /// As [`wait_until`], for what the thread's own loop may have to bring about: a plain thread drives that meanwhile. It does not
@@ -233,7 +239,11 @@ pub(crate) fn drive_until(
     };
     // From here on whoever wakes it wakes the loop as well.
     task.waits_for(&loop_);
-    let drive = |until: Instant| {
+    loop {
+        let until = match look(task, until, cancellable, &mut ready) {
+            Ok(over) => return over,
+            Err(until) => until,
+        };
         let wait = (until != Instant::NEVER).then(|| until.saturating_duration_since(Instant::now()));
         match catch_unwind(AssertUnwindSafe(|| loop_.tick(wait))) {
             Ok(Ok(_)) => {}
@@ -243,8 +253,7 @@ pub(crate) fn drive_until(
             // the payload's destructor make it.
             Err(payload) => std::mem::forget(payload),
         }
-    };
-    wait_by(drive, task, until, cancellable, &mut ready)
+    }
 }
 
 /// How long a loop that cannot wait is left alone.
@@ -262,30 +271,27 @@ fn existing_loop() -> Option<Loop> {
     Some(loop_)
 }
 
-/// Waits until `ready`, by `pause`, which sleeps until it is woken or a time has come, or for shorter.
+/// Whether the wait is over, and how; or until when to sleep.
 #[inline(always)]
-fn wait_by(
-    pause: impl Fn(Instant),
+fn look(
     task: &Header,
     until: Instant,
     cancellable: bool,
-    mut ready: impl FnMut() -> bool,
-) -> bool {
-    loop {
-        if ready() {
-            return true;
-        }
-        if cancellable && cancel::is_canceled(task) {
-            // A loop that waits again and again must not keep the others from running.
-            with_worker(Worker::charge);
-            return false;
-        }
-        let until = if cancellable { until.min(cancel::deadline(task)) } else { until };
-        if until != Instant::NEVER && Instant::now() >= until {
-            return ready();
-        }
-        pause(until);
+    ready: &mut impl FnMut() -> bool,
+) -> Result<bool, Instant> {
+    if ready() {
+        return Ok(true);
     }
+    if cancellable && cancel::is_canceled(task) {
+        // A loop that waits again and again must not keep the others from running.
+        with_worker(Worker::charge);
+        return Ok(false);
+    }
+    let until = if cancellable { until.min(cancel::deadline(task)) } else { until };
+    if until != Instant::NEVER && Instant::now() >= until {
+        return Ok(ready());
+    }
+    Err(until)
 }
 
 /// Sleeps until woken, or at most until `until`; for a task, the caller has arranged to be woken then.
