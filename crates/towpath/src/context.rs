@@ -167,8 +167,8 @@ pub(crate) fn run_on_thread(task: &TaskRef) {
         unsafe { task.run() }
         trace::suspends(task);
     }
-    trace::over(task);
     set_task(before);
+    trace::over(task);
 }
 
 /// The task that runs, with a stack of its own or not; null outside tasks.
@@ -332,14 +332,15 @@ pub(crate) fn suspend(task: &Header) {
     unsafe { *errno = before };
 }
 
-/// Calls `f`, which does not wait, where there is more stack than `task`, which runs, may have left.
+/// Calls `f`, which does not wait, where there is more stack than `task`, which runs, may have left: that is where the caller is
+/// already if that is not on the task's stack, as in a panic in such an `f`. The frames there must not be overwritten.
 #[cold]
 pub(crate) fn on_a_large_stack<R>(task: &Header, f: impl FnOnce() -> R + Send) -> R {
-    // SAFETY: a task that runs and has a yielder has it on its stack, below this frame.
-    match unsafe { task.local.yielder.get().as_ref() } {
-        Some(yielder) => yielder.on_parent_stack(f),
-        None => f(),
+    if !task.is_on_its_stack() {
+        return f();
     }
+    // SAFETY: a task that runs on its stack has its yielder there, below this frame.
+    unsafe { &*task.local.yielder.get() }.on_parent_stack(f)
 }
 
 #[cold]
@@ -421,4 +422,31 @@ unsafe fn wake_here(data: *const ()) {
     // SAFETY: the caller's promise.
     let task = unsafe { &*data.cast::<Header>() };
     with_worker(|worker| worker.make_ready(task));
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Runtime;
+
+    /// What runs on the worker's stack for a task, and asks for a large one itself, keeps its frames.
+    #[test]
+    fn large_stacks_nest() {
+        let place = |of: &u8| ptr::from_ref(of).addr();
+        // SAFETY: nothing here keeps a stack frame's address in a thread-local.
+        let runtime = unsafe { Runtime::builder().workers(1).build() }.unwrap();
+        runtime.run(|| {
+            let task = current();
+            let stack = task.stack();
+            assert!(task.is_on_its_stack());
+            let (outer, inner) = on_a_large_stack(&task, || {
+                assert!(!task.is_on_its_stack());
+                let frame = std::hint::black_box([7_u8; 4096]);
+                let inner = on_a_large_stack(&task, || place(&std::hint::black_box([0_u8; 4096])[0]));
+                assert!(std::hint::black_box(&frame).iter().all(|byte| *byte == 7));
+                (place(&frame[0]), inner)
+            });
+            assert!(!stack.contains(&outer) && inner < outer, "{stack:x?} {outer:x} {inner:x}");
+        });
+    }
 }

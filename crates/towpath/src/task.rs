@@ -199,6 +199,7 @@ impl<F: FnOnce() -> T, T> Typed<F, T> {
             let _ = catch_unwind(AssertUnwindSafe(move || drop(closure)));
             ptr::write(stage, Stage { result: ManuallyDrop::new(Err(why)) });
             header.as_ref().end_locals();
+            trace::over(header.as_ref());
         }
         finish(header);
     }
@@ -445,6 +446,14 @@ impl Header {
         // The yielder lies at the base.
         let stack = self.has_stack().then(|| towpath_coro::stack_around(self.local.yielder.get().addr()));
         stack.flatten().unwrap_or(0..usize::MAX)
+    }
+
+    /// Whether the caller's frame lies on a stack of its own: who runs for it may do so on the worker's.
+    pub(crate) fn is_on_its_stack(&self) -> bool {
+        let here = 0u8;
+        let here = (&raw const here).addr();
+        let stack = self.has_stack().then(|| towpath_coro::stack_around(self.local.yielder.get().addr()));
+        stack.flatten().is_some_and(|stack| stack.contains(&here))
     }
 
     fn rare(&self) -> &Rare {

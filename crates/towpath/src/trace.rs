@@ -14,12 +14,17 @@
 //!
 //! That is right for subscribers that tell the current span, as those of `tracing-subscriber` do; one that does not sees what it
 //! would see of threads that interleave. What belongs to the thread beside spans stays with the thread: so a subscriber that was set
-//! for a scope (`with_default`) must not be in force while its task waits, and a subscriber must not wait as a task does.
+//! for a scope (`with_default`) must not be in force while its task waits.
+//!
+//! A subscriber is somebody else's code. Around a switch it is called on the worker's stack, outside of tasks: the task is named
+//! after it was called, and no more before it is called again, so that a wait in there is one of the thread. And no panic of its
+//! comes out of here: it would unwind a worker.
 
 #[cfg(feature = "tracing")]
 mod spans {
     use std::any::Any;
     use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use tracing::dispatcher::get_default;
     use tracing::level_filters::LevelFilter;
@@ -39,12 +44,51 @@ mod spans {
         task: Cell<Option<Span>>,
         /// Those that it was in, innermost first. Empty while it runs.
         entered: Cell<Vec<Id>>,
+        /// That it panicked was told.
+        panicked: Cell<bool>,
+    }
+
+    impl Drop for Spans {
+        fn drop(&mut self) {
+            self.close();
+        }
+    }
+
+    impl Spans {
+        fn close(&self) {
+            self.entered.take();
+            if let Some(span) = self.task.take() {
+                call(|| drop(span));
+            }
+        }
+    }
+
+    /// Calls the subscriber. Its panics have been reported by the panic hook, and end here; `None` then.
+    #[inline]
+    fn call<R>(f: impl FnOnce() -> R) -> Option<R> {
+        // Nor may the payload's destructor do what a panic may not.
+        catch_unwind(AssertUnwindSafe(f)).map_err(std::mem::forget).ok()
+    }
+
+    fn enter<'a>(mut spans: impl Iterator<Item = &'a Id>) {
+        let enter_all = || {
+            get_default(|subscriber| {
+                for id in spans.by_ref() {
+                    call(|| subscriber.enter(id));
+                }
+            });
+        };
+        call(enter_all);
     }
 
     /// A new task has been spawned here.
     pub(crate) fn spawned(task: &Header) {
-        let span = tracing::debug_span!(target: "towpath", "task", id = task.id, name = task.name(), at = %task.site);
-        if let Some(id) = span.id() {
+        let span = call(
+            || tracing::debug_span!(target: "towpath", "task", id = task.id, name = task.name(), at = %task.site),
+        );
+        if let Some(span) = span
+            && let Some(id) = span.id()
+        {
             let spans = &task.local.spans;
             spans.entered.set(vec![id]);
             spans.task.set(Some(span));
@@ -56,7 +100,8 @@ mod spans {
     pub(crate) fn resumes(task: &Header) {
         let mut entered = task.local.spans.entered.take();
         if !entered.is_empty() {
-            get_default(|subscriber| entered.drain(..).rev().for_each(|id| subscriber.enter(&id)));
+            enter(entered.iter().rev());
+            entered.clear();
             // With the memory that it has.
             task.local.spans.entered.set(entered);
         }
@@ -70,11 +115,10 @@ mod spans {
         task.local.spans.entered.set(entered);
     }
 
-    /// A task is over: its span as well, whoever still has a handle.
+    /// A task is over, or never began: its span as well, whoever still has a handle.
     #[inline]
     pub(crate) fn over(task: &Header) {
-        task.local.spans.entered.take();
-        drop(task.local.spans.task.take());
+        task.local.spans.close();
     }
 
     /// Exits the spans that this thread is in.
@@ -83,14 +127,17 @@ mod spans {
             // There is no subscriber.
             return;
         }
-        get_default(|subscriber| {
-            while entered.len() < DEEPEST
-                && let Some(id) = subscriber.current_span().id()
-            {
-                subscriber.exit(id);
-                entered.push(id.clone());
-            }
-        });
+        let exit_all = || {
+            get_default(|subscriber| {
+                while entered.len() < DEEPEST
+                    && let Some(id) = subscriber.current_span().id()
+                {
+                    call(|| subscriber.exit(id));
+                    entered.push(id.clone());
+                }
+            });
+        };
+        call(exit_all);
     }
 
     /// The spans of a thread that is a worker for some time: entered again when this is dropped.
@@ -113,29 +160,44 @@ mod spans {
 
     impl Drop for Aside {
         fn drop(&mut self) {
-            get_default(|subscriber| self.0.iter().rev().for_each(|id| subscriber.enter(id)));
+            enter(self.0.iter().rev());
         }
     }
 
+    /// A task is about to begin. It is not among those of its worker yet.
     pub(crate) fn started(task: &Header, worker: usize) {
         let span = task.local.spans.task.take();
         let parent = span.as_ref().and_then(Span::id);
         task.local.spans.task.set(span);
-        tracing::trace!(target: "towpath", parent: parent, task = task.id, name = task.name(), worker, at = %task.site, "started");
+        call(|| {
+            tracing::trace!(target: "towpath", parent: parent, task = task.id, name = task.name(), worker, at = %task.site, "started");
+        });
     }
 
+    /// A task has run to its end. It says so itself.
     pub(crate) fn ended(task: &Header, panic: Option<&Box<dyn Any + Send>>) {
-        let Some(payload) = panic else {
-            return tracing::trace!(target: "towpath", task = task.id, name = task.name(), "ended");
-        };
-        let panic = panics::message(&**payload).unwrap_or("a value that is no text");
-        let place = task.place_of(&**payload);
+        match panic {
+            Some(payload) => panicked(task, &**payload),
+            None if task.local.spans.panicked.get() => {}
+            None => {
+                call(|| tracing::trace!(target: "towpath", task = task.id, name = task.name(), "ended"));
+            }
+        }
+    }
+
+    /// A task has panicked. It says so itself, where that is caught: before it [`ended`], which is not told then.
+    pub(crate) fn panicked(task: &Header, payload: &(dyn Any + Send)) {
+        task.local.spans.panicked.set(true);
+        let panic = panics::message(payload).unwrap_or("a value that is no text");
+        let place = task.place_of(payload);
         let (name, place) = (task.name(), place.as_deref());
-        tracing::error!(target: "towpath", task = task.id, name, at = %task.site, panic, place, "panicked");
+        call(|| {
+            tracing::error!(target: "towpath", task = task.id, name, at = %task.site, panic, place, "panicked");
+        });
     }
 
     pub(crate) fn warned(warning: &Warning) {
-        match warning {
+        call(|| match warning {
             Warning::Stall(stall) => {
                 let (task, name) = (stall.task.number(), stall.name.as_deref());
                 let backtrace = stall.backtrace.as_ref().map(|backtrace| backtrace.to_string());
@@ -145,7 +207,7 @@ mod spans {
             Warning::Deadlock(deadlock) => {
                 tracing::warn!(target: "towpath", tasks = deadlock.dump.tasks.len(), dump = %deadlock.dump, "deadlock");
             }
-        }
+        });
     }
 }
 
@@ -192,7 +254,10 @@ mod spans {
     pub(crate) fn ended(_: &Header, _: Option<&Box<dyn Any + Send>>) {}
 
     #[inline(always)]
+    pub(crate) fn panicked(_: &Header, _: &(dyn Any + Send)) {}
+
+    #[inline(always)]
     pub(crate) fn warned(_: &Warning) {}
 }
 
-pub(crate) use spans::{Aside, Spans, ended, over, resumes, spawned, started, suspends, warned};
+pub(crate) use spans::{Aside, Spans, ended, over, panicked, resumes, spawned, started, suspends, warned};

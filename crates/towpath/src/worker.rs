@@ -278,6 +278,13 @@ impl Worker {
 
     /// Runs tasks until `done` says so.
     pub(crate) fn run(&self, done: impl Fn() -> bool) -> io::Result<()> {
+        let kept = Kept;
+        let ran = self.run_until(done);
+        std::mem::forget(kept);
+        ran
+    }
+
+    fn run_until(&self, done: impl Fn() -> bool) -> io::Result<()> {
         while !done() {
             self.round(&done);
             if done() {
@@ -526,7 +533,10 @@ impl Worker {
         };
         task.settle(self.home());
         count(&self.tally.started);
+        self.counters.resume(task.id);
+        // Before it is among those that have a stack to be looked at.
         trace::started(&task, self.index);
+        trace::resumes(&task);
         let body = task.as_ptr();
         let mut coroutine = Coroutine::new(stack, move |yielder, ()| {
             // SAFETY: `live` keeps the task until its coroutine has finished. Started once, here, where it is to live.
@@ -550,7 +560,8 @@ impl Worker {
             live.push(task);
             self.mailbox.live.store(live.len(), Ordering::Relaxed);
         }
-        self.resume(body);
+        // SAFETY: `live` holds it.
+        self.switch_to(unsafe { body.as_ref() });
     }
 
     /// A count of the mailbox for a new task.
@@ -578,27 +589,35 @@ impl Worker {
             // SAFETY: the reference left behind.
             return drop(unsafe { TaskRef::from_raw(pointer) });
         }
-        self.budget.set(BUDGET);
         self.counters.resume(task.id);
+        // On this stack no task may seem to run.
+        trace::resumes(task);
+        self.switch_to(task);
+    }
+
+    #[inline(always)]
+    fn switch_to(&self, task: &Header) {
+        self.budget.set(BUDGET);
         task.local.ran.set(self.polled.get());
         let before = context::set_task(task);
-        trace::resumes(task);
         // SAFETY: only this worker touches the coroutines of its tasks, one at a time, and never that of the task that
         // runs: tasks reach their yielder, not this.
         let coroutine = unsafe { &mut *task.local.coroutine.get() };
         let state = coroutine.as_mut().expect("a started task has a coroutine").resume(());
-        trace::suspends(task);
         context::set_task(before);
-        if let State::Finished(result) = state {
-            // The body catches its panics; one that gets here is ours.
-            debug_assert!(result.is_ok());
-            self.retire(task);
+        match state {
+            State::Suspended(()) => trace::suspends(task),
+            State::Finished(result) => {
+                // The body catches its panics; one that gets here is ours.
+                debug_assert!(result.is_ok());
+                self.retire(task);
+            }
         }
     }
 
     /// Resumes a suspended task so that it says where it is, and no more: see `dump`.
     pub(crate) fn resume_to_ask(&self, task: &Header) {
-        // SAFETY: as in `resume`: it has started, has not ended, and does not run.
+        // SAFETY: as in `switch_to`: it has started, has not ended, and does not run.
         let coroutine = unsafe { &mut *task.local.coroutine.get() };
         let coroutine = coroutine.as_mut().expect("a started task has a coroutine");
         self.asked_stack.set((coroutine.stack().limit(), coroutine.stack().base()));
@@ -628,8 +647,7 @@ impl Worker {
     #[inline(never)]
     fn retire(&self, task: &Header) {
         task.local.finished.set(true);
-        trace::over(task);
-        // SAFETY: as in `resume`; it has finished.
+        // SAFETY: as in `switch_to`; it has finished.
         let coroutine = unsafe { (*task.local.coroutine.get()).take() };
         let stack = coroutine.expect("a started task has a coroutine").into_stack();
         if task.stack_size().is_none() {
@@ -647,6 +665,9 @@ impl Worker {
         }
         self.mailbox.live.store(live.len(), Ordering::Relaxed);
         drop(live);
+        // Where nobody asks it any more where it stands.
+        trace::suspends(task);
+        trace::over(task);
         if task.local.queued.get() {
             // The run queue still names it: the reference goes with that.
             std::mem::forget(removed);
@@ -658,6 +679,7 @@ impl Worker {
     ///
     /// While this thread unwinds nothing is run: tasks would find `thread::panicking()` true. All is leaked then.
     pub(crate) fn shut_down(&self, limit: Duration) -> Option<Part> {
+        let kept = Kept;
         let limit = self.loop_.clock() + limit;
         // From here on nothing is started: what is queued is refused, and so is what comes.
         self.closed.set(true);
@@ -704,7 +726,19 @@ impl Worker {
             }
         }
         self.publish();
+        std::mem::forget(kept);
         seen
+    }
+}
+
+/// Aborts when dropped. All that tasks do is caught where it ends, so that what unwinds a worker is a mistake in here; and who
+/// waits in queues, and what frames have borrowed, does not outlast one that goes with its tasks.
+struct Kept;
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        eprintln!("towpath: a worker panicked");
+        std::process::abort();
     }
 }
 

@@ -54,6 +54,14 @@ fn tasks_and_stalls_are_told() {
         let named = |name: &str| thread::Builder::new().name(name.into());
         named("ends").spawn(|| ()).unwrap().join().unwrap();
         named("panics").spawn(|| panic!("number {}", 7)).unwrap().join().unwrap_err();
+        thread::scope(|scope| {
+            let panics = named("scoped panics").spawn_scoped(scope, || panic!("number {}", 8));
+            panics.unwrap().join().unwrap_err();
+            let mut group = scope.group::<(), ()>();
+            named("member panics").spawn_in(&mut group, || panic!("number {}", 9)).unwrap();
+            group.wait().unwrap_err();
+            named("scoped ends").spawn_scoped(scope, || ()).unwrap().join().unwrap();
+        });
         let told = lines.clone();
         let body = move || {
             let mine = |line: &String| line.contains("message=stall") && line.contains("name=\"holds\"");
@@ -70,5 +78,11 @@ fn tasks_and_stalls_are_told() {
     assert!(has(&["TRACE", "message=ended", "name=\"ends\""]), "{lines:#?}");
     assert!(has(&["ERROR", "message=panicked", "name=\"panics\"", "panic=\"number 7\""]), "{lines:#?}");
     assert!(!has(&["message=ended", "name=\"panics\""]), "{lines:#?}");
+    for (name, panic) in [("scoped panics", "number 8"), ("member panics", "number 9")] {
+        let (name, panic) = (format!("name=\"{name}\""), format!("panic=\"{panic}\""));
+        assert!(has(&["ERROR", "message=panicked", "tracing.rs", &name, &panic]), "{lines:#?}");
+        assert!(!has(&["message=ended", &name]), "{lines:#?}");
+    }
+    assert!(has(&["TRACE", "message=ended", "name=\"scoped ends\""]), "{lines:#?}");
     assert!(has(&["WARN", "message=stall", "name=\"holds\"", "tracing.rs"]), "{lines:#?}");
 }

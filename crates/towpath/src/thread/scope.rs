@@ -17,8 +17,9 @@ use towpath_loop::Instant;
 use super::children::Children;
 use super::{Builder, Failure, JoinHandle, Panic, Result, Thread};
 use crate::cancel;
-use crate::context;
+use crate::context::{self, Current};
 use crate::task::TaskRef;
+use crate::trace;
 use crate::why::Why;
 
 /// A scope to spawn tasks in: see [`scope`].
@@ -187,8 +188,12 @@ struct Body<F> {
 impl<T, F: FnOnce() -> T> Body<F> {
     fn run(self) -> Scoped<T> {
         let Body { f, running } = self;
-        let result = catch_unwind(AssertUnwindSafe(f))
-            .map_err(|payload| context::with_task(|task| Panic::of(task.expect("this is a task"), payload)));
+        let result = catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+            // SAFETY: used in this frame, which is the task's.
+            let task = unsafe { Current::get() };
+            trace::panicked(&task, &*payload);
+            Panic::of(&task, payload)
+        });
         Scoped { result: Some(result), running }
     }
 }
