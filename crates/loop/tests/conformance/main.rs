@@ -27,6 +27,7 @@ mod network;
 mod pool;
 mod processes;
 mod sendfile;
+mod signals;
 mod sockets;
 mod splice;
 mod streams;
@@ -264,15 +265,15 @@ const FAIRNESS: &[Test] = &[
 ];
 
 const PROCESSES: &[Test] = &[
-    test!(processes::m01_each_way_to_wait),
-    test!(processes::m01_storm_reaches_every_loop).busy(),
-    test!(processes::m01_handlers_are_chained_and_restored),
-    test!(processes::m01_forbidden_signals),
-    test!(processes::m01_cancelled_waits_lose_nothing).busy(),
-    test!(processes::m01_idle_watchers_sleep),
-    test!(processes::m01_coming_and_going).busy().seconds(10),
-    test!(processes::m01_forked_child),
-    test!(processes::m02_interrupted_all_the_time).busy(),
+    test!(signals::m01_each_way_to_wait),
+    test!(signals::m01_storm_reaches_every_loop).busy(),
+    test!(signals::m01_handlers_are_chained_and_restored),
+    test!(signals::m01_forbidden_signals),
+    test!(signals::m01_cancelled_waits_lose_nothing).busy(),
+    test!(signals::m01_idle_watchers_sleep),
+    test!(signals::m01_coming_and_going).busy().seconds(10),
+    test!(signals::m01_forked_child),
+    test!(signals::m02_interrupted_all_the_time).busy(),
     test!(processes::m03_each_way_to_wait).busy(),
     test!(processes::m03_thousand_children).busy().seconds(30),
     test!(processes::m03_cancelled_waits_reap_nothing),
