@@ -86,8 +86,8 @@ impl Rare {
 /// A thread in the role of a task.
 struct Outside {
     thread: Thread,
-    /// What ends a wait of the thread for its own loop, once it has waited for that: the loop which it had then. Whoever wakes
-    /// looks here after the thread has looked whether it may go on, or before.
+    /// What ends a wait of the thread for its own loop: the loop that it last waited for. Under a lock, so that whoever wakes it
+    /// finds this, or has done before what the thread then looks for.
     remote: Mutex<Option<Remote>>,
 }
 

@@ -262,8 +262,6 @@ impl WakeList {
 
     pub(crate) fn wake_all(&mut self) {
         let wakes = &mut self.wakes[..mem::take(&mut self.len)];
-        // First those whose life hangs on that nobody's code runs before. To wake a task of another thread may be to drop the last
-        // reference to it, and with it a reason of the user's; a waker may do what it likes.
         let mut wake = |wanted: fn(&Target) -> bool| {
             for wake in wakes.iter_mut() {
                 // SAFETY: the first `len` are there.
@@ -273,9 +271,11 @@ impl WakeList {
                 }
             }
         };
+        // First those whose life hangs on that nobody's code runs before: to wake a task of another thread may be to drop the last
+        // reference to it, and with it a reason of the user's. Wakers last, which do what they like.
         wake(|target| matches!(target, Target::Here(_)));
-        // The rest is nobody: nothing is left to drop.
-        wake(|target| !matches!(target, Target::Nobody));
+        wake(|target| matches!(target, Target::Task(_)));
+        wake(|target| matches!(target, Target::Waker(_)));
     }
 }
 

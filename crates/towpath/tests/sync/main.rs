@@ -154,6 +154,7 @@ const SELECT: &[Test] = &[
 
 const WAKERS: &[Test] = &[
     test!(wakers::a_waker_that_lets_the_others_end).busy(),
+    test!(wakers::one_that_waits_for_a_task_of_another_thread),
     test!(wakers::one_that_panics_harms_nobody).busy(),
     test!(wakers::one_that_panics_as_a_case_loses).busy(),
     test!(wakers::one_that_rings_at_once).busy(),

@@ -42,6 +42,28 @@ pub fn a_waker_that_lets_the_others_end() {
     });
 }
 
+/// One that waits for a task that is woken with it, on another thread: tasks are woken first, whoever came first.
+pub fn one_that_waits_for_a_task_of_another_thread() {
+    solo(|| {
+        let (event, woken) = (Arc::new(Event::new()), Arc::new(std::sync::Barrier::new(2)));
+        let meets = woken.clone();
+        let waker = parties::waker(move || _ = meets.wait());
+        let mut first = pin!(event.wait_async());
+        assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let task = waiting({
+            let event = event.clone();
+            move || {
+                event.wait().unwrap();
+                woken.wait();
+            }
+        });
+        let sets = event.clone();
+        thread::blocking(move || sets.set()).unwrap();
+        task.join().unwrap();
+        assert!(parties::poll_once(first).is_ready());
+    });
+}
+
 /// One that panics keeps nobody from being woken, however many they are, and the panic is not that of whoever wakes.
 pub fn one_that_panics_harms_nobody() {
     let waker = parties::waker(|| panic!("the waker"));
