@@ -121,6 +121,7 @@ const SOCKETS: &[Test] = &[
     test!(sockets::d15_shutdown_without_connection),
     test!(sockets::d16_urgent_data),
     test!(sockets::d17_accept_flood).busy().seconds(20),
+    test!(sockets::d17_accept_flood_at_a_short_queue).busy().seconds(30),
     test!(sockets::d18_delayed_accept),
     test!(sockets::d22_new_descriptors_flags),
     test!(sockets::d23_unix_connect_to_full_queue),

@@ -566,6 +566,9 @@ pub fn d17_accept_flood() {
 }
 
 /// D17: the same at a queue of one, where the kernel lets clients wait for seconds.
+///
+/// The clients speak first. Where the queue overflows, the kernel may answer with a SYN cookie, forget the client, and drop the
+/// acknowledgement: such a client is connected as far as it knows, and only what it sends again brings it to the server.
 pub fn d17_accept_flood_at_a_short_queue() {
     let (listener, addr) = listener();
     shrink_backlog(&listener, 1);
@@ -578,6 +581,7 @@ fn flood((listener, addr): (TcpListener, SocketAddr), clients: usize, rounds: us
             std::thread::spawn(move || {
                 for _ in 0..rounds {
                     let mut client = std::net::TcpStream::connect(addr).unwrap();
+                    client.write_all(b"x").unwrap();
                     assert_eq!(client.read(&mut [0; 8]).unwrap(), 1);
                 }
             })
@@ -603,7 +607,9 @@ fn flood((listener, addr): (TcpListener, SocketAddr), clients: usize, rounds: us
         });
         for _ in 0..clients * rounds {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.write_all(b"x").unwrap();
+            let mut byte = [0; 1];
+            stream.read_exact(&mut byte).unwrap();
+            stream.write_all(&byte).unwrap();
         }
         echo.join().unwrap();
         let slowest = pinger.join().unwrap();
