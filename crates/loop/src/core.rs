@@ -17,7 +17,7 @@ use crate::op::{Begin, Extent, Operation, Options, Outcome, Started};
 use crate::operation::{Kind, NOT_READY, OPERATIONS, OpId, Request, Support};
 use crate::prefetch::prefetch;
 use crate::remote::Shared;
-use crate::slots::{Flags, PayloadType, Phase, Sink, Slot, Slots, Why};
+use crate::slots::{PayloadType, Phase, Sink, Slot, Slots, Why};
 use crate::stats::Stats;
 use crate::timer::Wheel;
 use crate::wait::Waiting;
@@ -125,7 +125,7 @@ impl Core {
         // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
         let op = unsafe { &mut (*place.as_ptr()).op };
         let started = self.admit(id, 0, |begin| op.start(begin));
-        if let Some(result) = self.begin(id, started, options, false) {
+        if let Some(result) = self.begin(id, started, options) {
             self.finish_later(id, result);
         }
         id
@@ -139,42 +139,52 @@ impl Core {
         waiting: NonNull<Waiting>,
     ) -> Result<OpId, Outcome> {
         let id = self.slots.next();
-        let mut started = self.admit(id, 1, start);
-        let (mut tried, mut progress) = (false, 0);
         let all = options.extent == Extent::All;
-        if let Started::Request(request) = &mut started {
-            // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
-            match unsafe { self.backend.attempt(request) } {
-                // These are held back, or wait some other way, which takes a slot.
-                Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
-                Some(result) if is_unwatchable(request, result) => {}
-                Some(result) => {
-                    let mut rest = false;
-                    if all && result > 0 {
-                        // SAFETY: as above.
-                        (progress, rest) = unsafe { advance(request, result as usize) };
+        let (mut tried, mut progress) = (false, 0);
+        let other = match self.admit(id, 1, start) {
+            Started::Request(request) => {
+                // Straight to its place, field by field: what was just written in small pieces is slow to read in large ones,
+                // which is how a processor copies.
+                let request = self.slots.prepare(id, request);
+                // SAFETY: as in [`dispatch`]; the frame that the request points to has not been left.
+                match unsafe { self.backend.attempt(request) } {
+                    // These are held back, or wait some other way, which takes a slot.
+                    Some(result) if is_exhaustion(result) && matches!(request, Request::Accept { .. }) => {}
+                    Some(result) if is_unwatchable(request, result) => {}
+                    Some(result) => {
+                        let mut rest = false;
+                        if all && result > 0 {
+                            // SAFETY: as above.
+                            (progress, rest) = unsafe { advance(request, result as usize) };
+                        }
+                        if !rest {
+                            self.stats.submitted += 1;
+                            self.stats.completed += 1;
+                            return Err(Outcome { result: if progress > 0 { 0 } else { result }, progress });
+                        }
                     }
-                    if !rest {
-                        self.stats.submitted += 1;
-                        self.stats.completed += 1;
-                        return Err(Outcome { result: if progress > 0 { 0 } else { result }, progress });
-                    }
+                    None => tried = true,
                 }
-                None => tried = true,
+                self.slots.take_prepared(id);
+                None
             }
-        }
-        let taken = self.slots.take();
-        debug_assert_eq!(id, taken);
+            other => {
+                let taken = self.slots.take();
+                debug_assert_eq!(id, taken);
+                Some(other)
+            }
+        };
         let slot = self.slots.at(id.index);
         slot.sink = Sink::Waiting(waiting);
         slot.progress = progress;
-        if progress > 0
-            && let Started::Request(request) = &started
-            && request.progress().is_some()
-        {
+        if progress > 0 && slot.request.progress().is_some() {
             self.reports.push_back((id, progress));
         }
-        let Some(result) = self.begin(id, started, options, tried) else { return Ok(id) };
+        let begun = match other {
+            None => self.begin_request(id, options, tried),
+            Some(other) => self.begin(id, other, options),
+        };
+        let Some(result) = begun else { return Ok(id) };
         match self.settle(id, result) {
             // An `all` transfer that goes on, or an accept held back.
             None => Ok(id),
@@ -205,33 +215,43 @@ impl Core {
         self.slots.len() - self.uncounted + more <= self.limit
     }
 
-    /// Starts what a slot was taken for; `tried`: the backend has just been asked to do it at once. `Some` if it is over
-    /// already.
-    pub(crate) fn begin(&mut self, id: OpId, started: Started, options: Options, tried: bool) -> Option<i32> {
+    /// Starts what a slot was taken for. `Some` if it is over already.
+    pub(crate) fn begin(&mut self, id: OpId, started: Started, options: Options) -> Option<i32> {
+        let slot = self.slots.at(id.index);
+        match started {
+            Started::Done(result) => {
+                self.stats.submitted += 1;
+                Some(result)
+            }
+            Started::Request(request) => {
+                slot.request = request;
+                self.begin_request(id, options, false)
+            }
+            Started::CloseShared { identity } => {
+                slot.request = Request::External;
+                let result = self.begin_request(id, options, false);
+                self.close_shared(id, identity);
+                result
+            }
+            Started::Group(group) => {
+                slot.request = Request::Group(group);
+                let result = self.begin_request(id, options, false);
+                debug_assert_eq!(result, None, "the loop has it");
+                self.begin_group(id, group)
+            }
+        }
+    }
+
+    /// Starts the request in a slot; `tried`: the backend has just been asked to do it at once. `Some` if it is over already.
+    #[inline]
+    fn begin_request(&mut self, id: OpId, options: Options, tried: bool) -> Option<i32> {
         self.stats.submitted += 1;
-        let request = match started {
-            Started::Done(result) => return Some(result),
-            Started::Request(request) => request,
-            Started::CloseShared { .. } => Request::External,
-            Started::Group(group) => Request::Group(group),
-        };
         if options.deadline != Instant::NEVER {
             self.wheel.arm(&mut self.slots, id.index, options.deadline.0);
         }
         let slot = self.slots.at(id.index);
-        slot.request = request;
         slot.flags.extent = options.extent;
-        let result = match request {
-            Request::Group(group) => {
-                slot.phase = Phase::Loop;
-                self.begin_group(id, group)
-            }
-            _ => dispatch(&mut *self.backend, &mut self.offload, id, slot, tried),
-        };
-        if let Started::CloseShared { identity } = started {
-            self.close_shared(id, identity);
-        }
-        result
+        dispatch(&mut *self.backend, &mut self.offload, id, slot, tried)
     }
 
     /// Queues a completion that is known already.
@@ -263,7 +283,12 @@ impl Core {
     #[inline]
     pub(crate) fn prefetch_ahead(&mut self) {
         const AHEAD: usize = 4;
-        let Some(completion) = self.done.queue.get(AHEAD) else { return };
+        // A few stay where they are, in the caches.
+        const MANY: usize = 16;
+        if self.done.queue.len() < MANY {
+            return;
+        }
+        let completion = self.done.queue[AHEAD];
         match self.slots.get(completion.id).map(|slot| slot.sink) {
             // SAFETY: its frame waits for the completion, which has not been delivered.
             Some(Sink::Waiting(waiting)) => prefetch(unsafe { waiting.as_ref() }.task().cast(), 3),
@@ -426,11 +451,13 @@ impl Core {
     pub(crate) fn settle_waiting(&mut self, id: OpId, result: i32) -> Option<NonNull<Waiting>> {
         let slot = self.slots.get(id)?;
         let Sink::Waiting(waiting) = slot.sink else { return None };
-        if result < 0 || slot.flags != Flags::default() || !self.closing.is_empty() {
+        if result < 0 || !slot.flags.are_none() || !self.closing.is_empty() {
             return None;
         }
         slot.sink = Sink::None;
-        self.wheel.disarm(&mut self.slots, id.index);
+        if slot.node.is_armed() {
+            self.wheel.disarm(&mut self.slots, id.index);
+        }
         self.slots.free(id);
         self.stats.completed += 1;
         Some(waiting)

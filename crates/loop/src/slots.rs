@@ -142,6 +142,24 @@ impl Flags {
         }
     }
 
+    /// Whether there are none. All are looked at, which is quicker than to stop at the first.
+    #[inline]
+    pub(crate) fn are_none(self) -> bool {
+        let Flags {
+            canceled,
+            timed_out,
+            removed,
+            extent,
+            polling,
+            unfinished,
+            pooled,
+            background,
+            uncounted,
+        } = self;
+        let any = canceled | timed_out | removed | polling | unfinished | pooled | background | uncounted;
+        !any & (extent == Extent::default())
+    }
+
     /// Whether its end was asked for.
     pub(crate) fn ended(self) -> bool {
         self.canceled || self.timed_out
@@ -203,16 +221,31 @@ impl Slots {
     #[inline]
     pub(crate) fn take(&mut self) -> OpId {
         let id = self.next();
-        self.free.pop();
-        self.live += 1;
+        self.prepare(id, Request::Nop);
+        self.take_prepared(id);
+        id
+    }
+
+    /// Writes the request of the slot that is [`next`](Slots::next), which stays free.
+    #[inline(always)]
+    pub(crate) fn prepare(&mut self, id: OpId, request: Request) -> &mut Request {
         let slot = self.at(id.index);
         debug_assert!(slot.phase == Phase::Free && slot.generation == id.generation);
+        slot.request = request;
+        &mut slot.request
+    }
+
+    /// Takes the slot that is next, with the request that was written. The caller fills the rest in.
+    #[inline]
+    pub(crate) fn take_prepared(&mut self, id: OpId) {
+        let next = self.free.pop();
+        debug_assert_eq!(next, Some(id));
+        self.live += 1;
+        let slot = self.at(id.index);
         slot.phase = Phase::Starting;
         slot.flags = Flags::default();
-        slot.request = Request::Nop;
         slot.word = 0;
         slot.progress = 0;
-        id
     }
 
     /// Frees a slot, whose sink has been taken out.

@@ -90,7 +90,7 @@ impl Core {
         // SAFETY: just written, at the place that it keeps; nobody else refers to it yet.
         let op = unsafe { &mut (*place.as_ptr()).op };
         let started = self.admit(id, 0, |begin| op.start(begin));
-        if let Some(result) = self.begin(id, started, options, false) {
+        if let Some(result) = self.begin(id, started, options) {
             self.finish_later(id, result);
         }
         id

@@ -64,7 +64,12 @@ const _: () = assert!(size_of::<Node>() == 16);
 impl Node {
     /// When it is due, if it is armed.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        (self.place != Place::Idle).then_some(self.deadline)
+        self.is_armed().then_some(self.deadline)
+    }
+
+    #[inline]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.place != Place::Idle
     }
 }
 
@@ -214,7 +219,7 @@ impl Wheel {
     /// Takes `index` out again. `false` if it was not armed, or has fired.
     #[inline]
     pub(crate) fn disarm(&mut self, nodes: &mut impl Nodes, index: u32) -> bool {
-        nodes.node(index).place != Place::Idle && self.take_out(nodes, index)
+        nodes.node(index).is_armed() && self.take_out(nodes, index)
     }
 
     fn take_out(&mut self, nodes: &mut impl Nodes, index: u32) -> bool {

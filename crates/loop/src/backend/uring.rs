@@ -286,17 +286,15 @@ impl Uring {
 
     /// Moves what is queued into the ring, as far as there is room.
     fn refill(&mut self) {
-        while let Some(entry) = self.backlog.first() {
-            // The kernel takes the end of what it is handed for the end of the chain.
-            if self.backlog.chain_ahead().is_some_and(|len| len > self.ring.room()) {
-                return;
-            }
+        loop {
+            let entries = self.backlog.first(self.ring.room() as usize);
+            let count = entries.len();
             // SAFETY: what entries of operations point to is valid until their completion, by the contract of `submit`;
             // the others (polls, cancels) point to nothing.
-            if !unsafe { self.ring.push(entry) } {
+            if count == 0 || !unsafe { self.ring.push(entries) } {
                 return;
             }
-            self.backlog.pop();
+            self.backlog.pop(count);
         }
     }
 
@@ -443,18 +441,46 @@ impl Slot {
         self.generation == id.generation && stage && self.entry < left
     }
 
-    /// Begins the operation: its result, or the entry that carries it out.
+    /// Begins the operation: queues the entry that carries it out, or returns its result.
     ///
     /// # Safety
     /// As for [`Backend::submit`].
-    unsafe fn begin(&mut self, ways: &[Support], syscalls: &mut u64) -> Result<i32, squeue::Entry> {
+    #[inline]
+    unsafe fn begin(
+        &mut self,
+        id: OpId,
+        ways: &[Support],
+        backlog: &mut Queue,
+        syscalls: &mut u64,
+    ) -> Option<i32> {
+        if ways[self.request.kind() as usize] == Support::Native
+            && let Some(entry) = sqe::transfer(&self.request)
+        {
+            // Most are.
+            self.stage = Stage::Native;
+            self.entry = backlog.push(entry.user_data(id.to_bits()));
+            return None;
+        }
+        // SAFETY: passed on from this function's own contract.
+        match unsafe { self.begin_other(ways, syscalls) } {
+            Ok(result) => Some(result),
+            Err(entry) => {
+                self.entry = backlog.push(entry.user_data(id.to_bits()));
+                None
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `begin`.
+    unsafe fn begin_other(&mut self, ways: &[Support], syscalls: &mut u64) -> Result<i32, squeue::Entry> {
         if self.request.flow().is_some() {
             // SAFETY: passed on from this function's own contract.
             return Err(unsafe { self.begin_stream(ways) });
         }
         if ways[self.request.kind() as usize] == Support::Native {
             self.stage = Stage::Native;
-            // SAFETY: passed on from this function's own contract.
+            // SAFETY: as above.
             return Err(unsafe { sqe::entry(&self.request) });
         }
         // SAFETY: as above.
@@ -463,7 +489,17 @@ impl Slot {
     }
 
     /// Takes note of a completion from the ring: the operation's result, or the entry with which it goes on.
+    #[inline]
     fn settle(&mut self, result: i32, syscalls: &mut u64) -> Result<i32, squeue::Entry> {
+        if self.stage == Stage::Native && result >= 0 {
+            // Most are.
+            self.stage = Stage::Free;
+            return Ok(result);
+        }
+        self.settle_other(result, syscalls)
+    }
+
+    fn settle_other(&mut self, result: i32, syscalls: &mut u64) -> Result<i32, squeue::Entry> {
         let result = match self.next(result) {
             Next::Done(result) => Some(result),
             Next::Again => {
@@ -506,7 +542,6 @@ impl Slot {
             errno => errno,
         };
         match (self.stage, errno) {
-            (Stage::Native, _) if result >= 0 => Next::Done(result),
             // The number is free, whatever else went wrong.
             (Stage::Native, libc::EINTR) if matches!(self.request, Request::Close { .. }) => Next::Done(0),
             // These transferred nothing, so this is true.
@@ -572,13 +607,10 @@ fn advance(mut id: OpId, parts: &mut Parts<'_>, done: &mut Completions) {
             return;
         }
         // SAFETY: the operation has not completed, so its submitter's promise holds.
-        match unsafe { slot.begin(parts.ways, parts.syscalls) } {
-            Ok(result) => done.push(id, result),
-            Err(entry) => {
-                slot.entry = parts.backlog.push(entry.user_data(id.to_bits()));
-                return;
-            }
-        }
+        let Some(result) = (unsafe { slot.begin(id, parts.ways, parts.backlog, parts.syscalls) }) else {
+            return;
+        };
+        done.push(id, result);
         let Some(next) = parts.lanes.leave(id, slot.lane) else { return };
         id = next;
     }
@@ -637,17 +669,11 @@ unsafe impl Backend for Uring {
             return Submitted::Pending(0);
         }
         // SAFETY: passed on from this function's own contract.
-        match unsafe { self.slots[index].begin(&self.ways, &mut self.syscalls) } {
-            Ok(result) => {
-                // Nobody can have queued behind it yet.
-                self.lanes.leave(id, lane);
-                Submitted::Done(result)
-            }
-            Err(entry) => {
-                self.slots[index].entry = self.backlog.push(entry.user_data(id.to_bits()));
-                Submitted::Pending(0)
-            }
-        }
+        let begun = unsafe { self.slots[index].begin(id, &self.ways, &mut self.backlog, &mut self.syscalls) };
+        let Some(result) = begun else { return Submitted::Pending(0) };
+        // Nobody can have queued behind it yet.
+        self.lanes.leave(id, lane);
+        Submitted::Done(result)
     }
 
     fn chain_limit(&self) -> usize {

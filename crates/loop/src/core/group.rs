@@ -189,7 +189,7 @@ impl Core {
             return None;
         }
         let started = head(group).start(index, &Begin { id, shared: &self.shared });
-        match self.begin(id, started, options, false) {
+        match self.begin(id, started, options) {
             None => None,
             Some(result) => self.settle(id, result),
         }

@@ -209,9 +209,10 @@ impl World<'_> {
     /// The "kernel" takes entries.
     fn hand_over(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(entry) = self.uring.backlog.first() else { return };
+            // Of a chain, as of others, one at a time.
+            let [entry, ..] = self.uring.backlog.first(usize::MAX) else { return };
             let name = entry.get_user_data();
-            self.uring.backlog.pop();
+            self.uring.backlog.pop(1);
             if name == CANCEL {
                 continue;
             }

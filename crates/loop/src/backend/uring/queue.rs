@@ -32,26 +32,27 @@ impl Queue {
         self.chains.push_back((self.left + self.entries.len() as u64, len as u32));
     }
 
-    /// How many entries the chain has that the oldest one begins, if it does.
-    #[inline]
-    pub(super) fn chain_ahead(&self) -> Option<u32> {
-        self.chains.front().and_then(|(first, len)| (*first == self.left).then_some(*len))
-    }
-
-    /// The oldest entry.
-    #[inline]
-    pub(super) fn first(&self) -> Option<&squeue::Entry> {
-        self.entries.front()
-    }
-
-    /// Takes the oldest entry out.
-    #[inline]
-    pub(super) fn pop(&mut self) {
-        if self.entries.pop_front().is_some() {
-            if self.chain_ahead().is_some() {
-                self.chains.pop_front();
+    /// The oldest entries, as many as a ring with room for so many takes: of a chain all or none, since the kernel takes the end
+    /// of what it is handed for the end of the chain.
+    pub(super) fn first(&self, room: usize) -> &[squeue::Entry] {
+        let count = match self.chains.front() {
+            Some((first, len)) if *first == self.left => {
+                Some(*len as usize).filter(|len| *len <= room).unwrap_or(0)
             }
-            self.left += 1;
+            Some((first, _)) => room.min((first - self.left) as usize),
+            None => room,
+        };
+        let (front, _) = self.entries.as_slices();
+        &front[..count.min(front.len())]
+    }
+
+    /// Takes so many of the oldest entries out.
+    pub(super) fn pop(&mut self, count: usize) {
+        self.entries.drain(..count);
+        self.left += count as u64;
+        // Of one that has begun to leave the rest follows, for which there is room.
+        if self.chains.front().is_some_and(|(first, _)| *first < self.left) {
+            self.chains.pop_front();
         }
     }
 

@@ -61,7 +61,7 @@ pub(super) fn refused(ring: &mut Ring, opcodes: Opcodes, syscalls: &mut u64) -> 
     let (mut refused, mut left) = (Opcodes::default(), opcodes.iter().peekable());
     while left.peek().is_some() {
         // SAFETY: the entry points to nothing.
-        let mut ask = |code: &u8| unsafe { ring.push(&vain(*code).user_data(ASKED + u64::from(*code))) };
+        let mut ask = |code: &u8| unsafe { ring.push(&[vain(*code).user_data(ASKED + u64::from(*code))]) };
         while left.next_if(&mut ask).is_some() {}
         while ring.pending() > 0 {
             *syscalls += 1;

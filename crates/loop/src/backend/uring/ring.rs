@@ -82,13 +82,13 @@ impl Ring {
         self.io.submitter().register_enable_rings()
     }
 
-    /// Queues an entry for the next [`enter`](Ring::enter); `false` if the queue is full.
+    /// Queues entries for the next [`enter`](Ring::enter); `false` if there is no [room](Ring::room) for all.
     ///
     /// # Safety
-    /// What the entry points to stays valid and otherwise unused until its completion.
-    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+    /// What the entries point to stays valid and otherwise unused until their completion.
+    pub(super) unsafe fn push(&mut self, entries: &[squeue::Entry]) -> bool {
         // SAFETY: passed on from this function's own contract.
-        unsafe { self.io.submission().push(entry).is_ok() }
+        unsafe { self.io.submission().push_multiple(entries).is_ok() }
     }
 
     /// How many entries could be pushed now.

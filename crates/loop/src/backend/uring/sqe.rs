@@ -16,6 +16,20 @@ const REPORT_USAGE: u16 = 8;
 /// `IORING_NOTIF_USAGE_ZC_COPIED`: there was.
 pub(super) const COPIED: u32 = 1 << 31;
 
+/// The entry of a plain send or receive, as [`entry`]. Inlined, so that it is put together where it is to be.
+#[inline(always)]
+pub(super) fn transfer(request: &Request) -> Option<squeue::Entry> {
+    match *request {
+        Request::Recv { handle, buf, len, flags } => {
+            Some(opcode::Recv::new(Fd(handle.fd), buf, at_most(len)).flags(waiting(flags)).build())
+        }
+        Request::Send { handle, buf, len, flags } => {
+            Some(opcode::Send::new(Fd(handle.fd), buf, at_most(len)).flags(sending(flags)).build())
+        }
+        _ => None,
+    }
+}
+
 /// The entry for a request, without a name (`user_data`) yet.
 ///
 /// # Safety
@@ -69,12 +83,7 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
             let (addr, len) = unsafe { (&raw const (*addr).storage, (*addr).len) };
             opcode::Connect::new(Fd(handle.fd), addr.cast(), len).build()
         }
-        Request::Recv { handle, buf, len, flags } => {
-            opcode::Recv::new(Fd(handle.fd), buf, transfer(len)).flags(waiting(flags)).build()
-        }
-        Request::Send { handle, buf, len, flags } => {
-            opcode::Send::new(Fd(handle.fd), buf, transfer(len)).flags(sending(flags)).build()
-        }
+        Request::Recv { .. } | Request::Send { .. } => transfer(request).expect("it is one"),
         Request::RecvMsg { handle, msg, flags, .. } => {
             opcode::RecvMsg::new(Fd(handle.fd), msg).flags(waiting(flags) as u32).build()
         }
@@ -87,12 +96,12 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
             // Not to occupy a thread of the kernel's while the pipe is not ready.
             let flags = args.flags | libc::SPLICE_F_NONBLOCK;
             let (from_at, to_at) = (args.from_at as i64, args.to_at as i64);
-            opcode::Splice::new(Fd(from.fd), from_at, Fd(to.fd), to_at, transfer(args.len))
+            opcode::Splice::new(Fd(from.fd), from_at, Fd(to.fd), to_at, at_most(args.len))
                 .flags(flags)
                 .build()
         }
         Request::SendZc { handle, buf, len, flags, .. } => {
-            let entry = opcode::SendZc::new(Fd(handle.fd), buf, transfer(len)).flags(sending(flags));
+            let entry = opcode::SendZc::new(Fd(handle.fd), buf, at_most(len)).flags(sending(flags));
             entry.zc_flags(REPORT_USAGE).build()
         }
         Request::SendMsgZc { handle, msg, flags, .. } => {
@@ -158,7 +167,7 @@ pub(super) unsafe fn entry(request: &Request) -> squeue::Entry {
             if flow.is_multishot() {
                 opcode::RecvMulti::new(Fd(handle.fd), group).build()
             } else {
-                let len = transfer(flow.pool().size());
+                let len = at_most(flow.pool().size());
                 let single = opcode::Recv::new(Fd(handle.fd), std::ptr::null_mut(), len).buf_group(group);
                 single.build().flags(squeue::Flags::BUFFER_SELECT)
             }
@@ -184,7 +193,7 @@ pub(super) fn poll(fd: i32, events: u16) -> squeue::Entry {
     opcode::PollAdd::new(Fd(fd), u32::from(events)).build()
 }
 
-fn transfer(len: usize) -> u32 {
+fn at_most(len: usize) -> u32 {
     len.min(TRANSFER_MAX) as u32
 }
 
