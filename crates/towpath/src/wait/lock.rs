@@ -2,17 +2,33 @@
 //!
 //! It spins, since an unlock is a plain store then; `std`'s lock has to exchange, in case somebody sleeps, and that is a
 //! fifth of what it costs to hand a message over. Whoever finds it locked for long [gives way](give_way).
+//!
+//! Where two processors want it all the time, it is the slower the more often it changes hands, for what it protects moves from
+//! cache to cache with it. So whoever finds it locked, and it was so a moment ago, stays away for long enough to let the other
+//! one do a dozen things in a row.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::std_or_loom::give_way;
 
+/// It is wanted all the time if it is found locked within so many microseconds after somebody had to wait for it.
+const MOMENT: u32 = 4;
+/// The first time for which one stays away then, in nanoseconds. It doubles, up to the second.
+const AWAY: u64 = 1_500;
+const AWAY_MAX: u64 = 8 * AWAY;
+/// For how many looks that counts: one who stays away gives way to those who can run after some 20 microseconds.
+const LOOKS_AWAY: u32 = 15;
+
 pub(crate) struct Lock<T> {
     locked: AtomicBool,
+    /// When somebody last got it after a wait, in microseconds.
+    waited: AtomicU32,
     value: UnsafeCell<T>,
 }
 
@@ -26,7 +42,7 @@ pub(crate) struct Locked<'a, T>(&'a Lock<T>, PhantomData<&'a mut T>);
 
 impl<T> Lock<T> {
     pub(crate) const fn new(value: T) -> Lock<T> {
-        Lock { locked: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Lock { locked: AtomicBool::new(false), waited: AtomicU32::new(0), value: UnsafeCell::new(value) }
     }
 
     #[inline(always)]
@@ -39,14 +55,34 @@ impl<T> Lock<T> {
 
     #[cold]
     fn wait(&self) {
-        let mut looks = 0;
+        let since = micros(nanos()).wrapping_sub(self.waited.load(Ordering::Relaxed));
+        let (mut looks, mut away) = (0_u32, AWAY);
         loop {
+            if since < MOMENT {
+                let until = nanos() + away;
+                while nanos() < until {
+                    std::hint::spin_loop();
+                }
+                away = (away * 2).min(AWAY_MAX);
+                looks = looks.saturating_add(LOOKS_AWAY);
+            }
             give_way(&mut looks);
             if !self.locked.load(Ordering::Relaxed) && !self.locked.swap(true, Ordering::Acquire) {
-                return;
+                break;
             }
         }
+        self.waited.store(micros(nanos()), Ordering::Relaxed);
     }
+}
+
+fn micros(nanos: u64) -> u32 {
+    (nanos / 1000) as u32
+}
+
+/// The processor's time, whatever that of the loop is.
+fn nanos() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl<T> Deref for Locked<'_, T> {
