@@ -221,8 +221,7 @@ impl Slots {
     #[inline]
     pub(crate) fn take(&mut self) -> OpId {
         let id = self.next();
-        self.prepare(id, Request::Nop);
-        self.take_prepared(id);
+        self.take_prepared(id).request = Request::Nop;
         id
     }
 
@@ -230,22 +229,24 @@ impl Slots {
     #[inline(always)]
     pub(crate) fn prepare(&mut self, id: OpId, request: Request) -> &mut Request {
         let slot = self.at(id.index);
-        debug_assert!(slot.phase == Phase::Free && slot.generation == id.generation);
+        debug_assert_eq!(slot.phase, Phase::Free);
         slot.request = request;
         &mut slot.request
     }
 
     /// Takes the slot that is next, with the request that was written. The caller fills the rest in.
-    #[inline]
-    pub(crate) fn take_prepared(&mut self, id: OpId) {
+    #[inline(always)]
+    pub(crate) fn take_prepared(&mut self, id: OpId) -> &mut Slot {
         let next = self.free.pop();
         debug_assert_eq!(next, Some(id));
         self.live += 1;
         let slot = self.at(id.index);
+        debug_assert!(slot.phase == Phase::Free && slot.generation == id.generation);
         slot.phase = Phase::Starting;
         slot.flags = Flags::default();
         slot.word = 0;
         slot.progress = 0;
+        slot
     }
 
     /// Frees a slot, whose sink has been taken out.

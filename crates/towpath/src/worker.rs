@@ -338,8 +338,8 @@ impl Worker {
             prefetch(ready[2].as_ptr().cast(), 3);
             // SAFETY: tasks in the run queue are alive, see `resume`.
             let next = unsafe { ready[0].as_ref() };
-            // The registers that the switch saved are below; above are the frames up to that of the `read`, whose end is read.
-            prefetch(next.local.frame.get().wrapping_sub(64), 11);
+            // The registers that the switch saved are below.
+            prefetch(next.local.frame.get().wrapping_sub(64), 8);
         });
     }
 
