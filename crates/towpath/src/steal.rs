@@ -144,6 +144,27 @@ impl Queue {
         None
     }
 
+    /// Takes the newest task, where nobody steals; otherwise the oldest: a thief would have to be waited for.
+    ///
+    /// # Safety
+    /// Called by the owner.
+    #[inline]
+    pub(crate) unsafe fn pop_newest(&self) -> Option<TaskRef> {
+        if self.shared {
+            // SAFETY: passed on to the caller.
+            return unsafe { self.pop() };
+        }
+        let tail = self.tail.load(Ordering::Relaxed);
+        if tail == self.head.load(Ordering::Relaxed) {
+            return None;
+        }
+        let newest = tail.wrapping_sub(1);
+        let task = self.ring(Ordering::Relaxed).slot(newest).load(Ordering::Relaxed);
+        self.tail.store(newest, Ordering::Relaxed);
+        // SAFETY: the queue's reference, which is taken over with the number.
+        Some(unsafe { TaskRef::from_raw(ptr::NonNull::new_unchecked(task)) })
+    }
+
     /// Moves the older half of the tasks to the caller's own queue. For a worker that has nothing to do. True if there
     /// were any.
     ///
@@ -222,6 +243,21 @@ mod tests {
                 assert_eq!(queue.len(), FIRST * 3 + round);
                 assert_eq!(drain(&queue), (0..FIRST * 3 + round).collect::<Vec<_>>());
             }
+        }
+    }
+
+    #[test]
+    fn the_newest_comes_first_where_nobody_steals() {
+        let queue = Queue::new(false);
+        // SAFETY: as in `drain`.
+        unsafe {
+            (0..FIRST + 2).for_each(|n| queue.push(task(n)));
+            assert_eq!(queue.pop_newest().as_ref().map(number), Some(FIRST + 1));
+            assert_eq!(queue.pop().as_ref().map(number), Some(0));
+            queue.push(task(7));
+            assert_eq!(queue.pop_newest().as_ref().map(number), Some(7));
+            assert_eq!(drain(&queue), (1..=FIRST).collect::<Vec<_>>());
+            assert!(queue.pop_newest().is_none());
         }
     }
 

@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     closed: Cell<bool>,
     /// How often a task was looked for that is to be started.
     starts: Cell<u32>,
+    /// How many of the next ones are taken newest first.
+    newest_first: Cell<u32>,
     /// Not counted: a task that ends while it is in here leaves its reference behind, see `retire`.
     ready: UnsafeCell<VecDeque<NonNull<Header>>>,
     /// The first task that was woken by the one that ran last. It comes before the run queue: what the two share is in the
@@ -169,6 +171,7 @@ impl Worker {
             spawns: Cell::new(0),
             closed: Cell::new(false),
             starts: Cell::new(0),
+            newest_first: Cell::new(0),
             ready: UnsafeCell::new(VecDeque::new()),
             next: Cell::new(None),
             next_left: Cell::new(NEXT_IN_A_ROW),
@@ -389,18 +392,30 @@ impl Worker {
     /// The next task to start. Now and then the sources are asked in the reverse order, so that a task that spawns without
     /// end does not keep what comes from elsewhere waiting.
     fn pop_unstarted(&self) -> Option<TaskRef> {
+        let starts = self.starts.get().wrapping_add(1);
+        self.starts.set(starts);
+        let reverse = starts.is_multiple_of(INJECTED_EVERY);
+        let newest_first = self.newest_first.get();
+        self.newest_first.set(newest_first.saturating_sub(1));
         // SAFETY: this is the owner of the queue.
-        let spawned = || unsafe { self.mailbox.spawned.pop() };
+        let spawned = || unsafe {
+            let queue = &self.mailbox.spawned;
+            if newest_first > 0 && !reverse { queue.pop_newest() } else { queue.pop() }
+        };
         let local = || self.local.borrow_mut().pop_front();
         let bound = || self.mailbox.pop_bound();
         let injected = || self.mailbox.pop_injected();
-        let starts = self.starts.get().wrapping_add(1);
-        self.starts.set(starts);
-        if starts.is_multiple_of(INJECTED_EVERY) {
+        if reverse {
             injected().or_else(bound).or_else(local).or_else(spawned)
         } else {
             spawned().or_else(local).or_else(bound).or_else(injected)
         }
+    }
+
+    /// Somebody waits for tasks that may not have started. Where tasks spawn others and wait for them in their turn, the newest
+    /// first is one branch after the other, instead of all leaves at once. Where others steal, these spread the branches anyway.
+    pub(crate) fn start_newest_first(&self) {
+        self.newest_first.set(STARTS);
     }
 
     /// Queues a new task that may start on any worker: here, so that what is spawned and joined at once stays in one

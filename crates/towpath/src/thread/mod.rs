@@ -20,6 +20,7 @@ use crate::cancel;
 use crate::context;
 use crate::task::TaskRef;
 use crate::why::Why;
+use crate::worker::Worker;
 
 mod children;
 mod failure;
@@ -186,6 +187,9 @@ fn wait_for(task: &TaskRef, on_cancel: Option<&dyn Fn()>) {
     }
     let me = context::current();
     assert!(me.as_ptr() != task.as_ptr(), "a task cannot join itself");
+    if !task.has_started() {
+        context::with_worker(Worker::start_newest_first);
+    }
     if task.join.start_waiting(me.clone()) {
         // Its end clears the registration, so there is nothing to take back.
         let over = || task.join.is_finished();

@@ -21,6 +21,7 @@ use crate::context::{self, Current};
 use crate::task::TaskRef;
 use crate::trace;
 use crate::why::Why;
+use crate::worker::Worker;
 
 /// A scope to spawn tasks in: see [`scope`].
 pub struct Scope<'scope, 'env: 'scope> {
@@ -92,6 +93,9 @@ where
     // Acquire: see `Running`.
     let over = || data.running.load(Ordering::Acquire) == 0;
     let why = Why::SCOPE;
+    if !over() {
+        context::with_worker(Worker::start_newest_first);
+    }
     if !context::wait_until(&owner, why, Instant::NEVER, true, over) {
         data.tasks.cancel(cancel::reason());
         while !context::wait_until(&owner, why, Instant::NEVER, false, over) {}

@@ -437,3 +437,48 @@ pub fn n07_injection_under_saturation() {
     tasks.into_iter().for_each(|task| task.join().unwrap());
     assert!(turns.load(Ordering::SeqCst) > 1000);
 }
+
+/// N4: tasks that spawn others and wait for them, in their turn, go branch by branch: on one worker they need stacks for the depth
+/// of the tree, and not for all its leaves.
+pub fn n04_trees_go_branch_by_branch() {
+    static LIVE: AtomicU64 = AtomicU64::new(0);
+    static MOST: AtomicU64 = AtomicU64::new(0);
+    fn node(children: fn(u32) -> u64, depth: u32) -> u64 {
+        MOST.fetch_max(LIVE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let nodes = 1 + if depth > 0 { children(depth - 1) } else { 0 };
+        LIVE.fetch_sub(1, Ordering::SeqCst);
+        nodes
+    }
+    fn joined(depth: u32) -> u64 {
+        let children = [(); 2].map(|()| thread::spawn(move || node(joined, depth)));
+        children.into_iter().map(|child| child.join().unwrap()).sum()
+    }
+    fn scoped(depth: u32) -> u64 {
+        let nodes = AtomicU64::new(0);
+        thread::scope(|s| {
+            for _ in 0..2 {
+                s.spawn(|| nodes.fetch_add(node(scoped, depth), Ordering::SeqCst));
+            }
+        });
+        nodes.into_inner()
+    }
+    for children in [joined, scoped] {
+        assert_eq!(solo(|| node(children, 12)), 8191);
+        // Now and then the oldest one is started, each with its own branch.
+        assert!(MOST.swap(0, Ordering::SeqCst) < 1000);
+    }
+}
+
+/// N3: what was spawned before starts all the same while others are spawned and joined without end.
+pub fn n03_older_tasks_beside_joins() {
+    solo(|| {
+        let old = Arc::new(AtomicBool::new(false));
+        let started = old.clone();
+        thread::spawn(move || started.store(true, Ordering::SeqCst));
+        let joins = (0..).take_while(|_| {
+            thread::spawn(|| ()).join().unwrap();
+            !old.load(Ordering::SeqCst)
+        });
+        assert!(joins.count() < 100);
+    });
+}

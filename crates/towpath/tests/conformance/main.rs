@@ -274,6 +274,8 @@ const FAIRNESS: &[Test] = &[
     test!(fairness::n07_injection_under_saturation).busy().alone(),
     test!(fairness::n04_round_robin).busy(),
     test!(fairness::n04_the_woken_go_next),
+    test!(fairness::n04_trees_go_branch_by_branch).busy(),
+    test!(fairness::n03_older_tasks_beside_joins).busy(),
     test!(fairness::n01_a_pair_lets_others_run),
     test!(fairness::n03_messages_that_never_wait).busy().alone(),
     test!(fairness::n05_writer_beside_unread_data).alone(),
