@@ -70,6 +70,8 @@ mod timer;
 mod wait;
 
 pub use addr::SockAddr;
+#[doc(hidden)]
+pub use backend::clock::monotonic_now;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use backend::uring::hostile::run as hostile_ring;

@@ -397,11 +397,11 @@ impl Worker {
         let reverse = starts.is_multiple_of(INJECTED_EVERY);
         let newest_first = self.newest_first.get();
         self.newest_first.set(newest_first.saturating_sub(1));
+        // As often the oldest comes all the same: in its own turn, for in the reverse order others may always be before it.
+        let newest = newest_first > 0 && !reverse && starts % INJECTED_EVERY != INJECTED_EVERY / 2;
+        let queue = &self.mailbox.spawned;
         // SAFETY: this is the owner of the queue.
-        let spawned = || unsafe {
-            let queue = &self.mailbox.spawned;
-            if newest_first > 0 && !reverse { queue.pop_newest() } else { queue.pop() }
-        };
+        let spawned = || unsafe { if newest { queue.pop_newest() } else { queue.pop() } };
         let local = || self.local.borrow_mut().pop_front();
         let bound = || self.mailbox.pop_bound();
         let injected = || self.mailbox.pop_injected();

@@ -3,7 +3,7 @@
 use rustix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the clock that the kernel's own time-outs run on.
-pub(crate) fn monotonic_now() -> u64 {
+pub fn monotonic_now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     // Counted from boot, and never negative: 64 bits of nanoseconds last for 584 years.
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64

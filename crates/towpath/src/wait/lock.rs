@@ -13,7 +13,7 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use rustix::time::{ClockId, clock_gettime};
+use towpath_loop::monotonic_now;
 
 use crate::std_or_loom::give_way;
 
@@ -55,34 +55,29 @@ impl<T> Lock<T> {
 
     #[cold]
     fn wait(&self) {
-        let since = micros(nanos()).wrapping_sub(self.waited.load(Ordering::Relaxed));
+        let since = micros(monotonic_now()).wrapping_sub(self.waited.load(Ordering::Relaxed));
         let (mut looks, mut away) = (0_u32, AWAY);
         loop {
             if since < MOMENT {
-                let until = nanos() + away;
-                while nanos() < until {
+                let until = monotonic_now() + away;
+                while monotonic_now() < until {
                     std::hint::spin_loop();
                 }
                 away = (away * 2).min(AWAY_MAX);
                 looks = looks.saturating_add(LOOKS_AWAY);
             }
             give_way(&mut looks);
+            // Read before it is locked, not to hold it for longer.
+            let now = micros(monotonic_now());
             if !self.locked.load(Ordering::Relaxed) && !self.locked.swap(true, Ordering::Acquire) {
-                break;
+                return self.waited.store(now, Ordering::Relaxed);
             }
         }
-        self.waited.store(micros(nanos()), Ordering::Relaxed);
     }
 }
 
 fn micros(nanos: u64) -> u32 {
     (nanos / 1000) as u32
-}
-
-/// The processor's time, whatever that of the loop is.
-fn nanos() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl<T> Deref for Locked<'_, T> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use towpath::Handle;
 use towpath::net::TcpStream;
 use towpath::thread::{self, try_sleep};
 use towpath_harness::{net, sys};
@@ -469,16 +470,24 @@ pub fn n04_trees_go_branch_by_branch() {
     }
 }
 
-/// N3: what was spawned before starts all the same while others are spawned and joined without end.
+/// N3: what was spawned before starts all the same while others are spawned and joined without end, and while more is waiting that
+/// came from outside.
 pub fn n03_older_tasks_beside_joins() {
-    solo(|| {
-        let old = Arc::new(AtomicBool::new(false));
-        let started = old.clone();
-        thread::spawn(move || started.store(true, Ordering::SeqCst));
-        let joins = (0..).take_while(|_| {
-            thread::spawn(|| ()).join().unwrap();
-            !old.load(Ordering::SeqCst)
+    for from_outside in [0, 1000] {
+        solo(|| {
+            let handle = Handle::try_current().unwrap();
+            let inject = move || (0..from_outside).for_each(|_| drop(handle.spawn(|| ())));
+            std::thread::spawn(inject).join().unwrap();
+            let old = Arc::new(AtomicBool::new(false));
+            let started = old.clone();
+            thread::spawn(move || started.store(true, Ordering::SeqCst));
+            let joins = (0..).take_while(|_| {
+                // More than start until the last one is over.
+                let tasks = [(); 32].map(|()| thread::spawn(|| ()));
+                tasks.into_iter().next_back().unwrap().join().unwrap();
+                !old.load(Ordering::SeqCst)
+            });
+            assert!(joins.count() < 100);
         });
-        assert!(joins.count() < 100);
-    });
+    }
 }

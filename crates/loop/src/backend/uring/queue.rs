@@ -79,3 +79,55 @@ impl Queue {
         self.entries.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a ring with room for so many takes, by name.
+    fn take(queue: &mut Queue, room: usize) -> Vec<u64> {
+        let names: Vec<_> = queue.first(room).iter().map(squeue::Entry::get_user_data).collect();
+        if !names.is_empty() {
+            queue.pop(names.len());
+        }
+        names
+    }
+
+    #[test]
+    fn chains_leave_whole_and_others_as_there_is_room() {
+        let mut queue = Queue::default();
+        // Wherever the ends of what a queue of this size has in memory are.
+        for n in 0..50 {
+            let first = queue.left();
+            assert_eq!(first, n * 9);
+            let push = |queue: &mut Queue, count: u64| {
+                (0..count).for_each(|_| {
+                    let name = queue.left() + queue.entries.len() as u64;
+                    assert_eq!(queue.push(opcode::Nop::new().build().user_data(name)), name);
+                });
+            };
+            push(&mut queue, 2);
+            queue.begin_chain(3);
+            push(&mut queue, 3);
+            queue.begin_chain(4);
+            push(&mut queue, 4);
+            // Not into the first chain, although there is room; nor into the second; nor a part of one.
+            let mut taken = Vec::new();
+            while taken.len() < 2 {
+                taken.extend(take(&mut queue, 4 - taken.len()));
+            }
+            assert_eq!(taken.len(), 2);
+            assert!(take(&mut queue, 2).is_empty());
+            while taken.len() < 5 {
+                taken.extend(take(&mut queue, 8 - taken.len()));
+            }
+            assert_eq!(taken.len(), 5);
+            assert!(take(&mut queue, 3).is_empty());
+            while taken.len() < 9 {
+                taken.extend(take(&mut queue, 9 - taken.len()));
+            }
+            assert_eq!(taken, (first..first + 9).collect::<Vec<_>>());
+            assert!(queue.is_empty() && queue.chains.is_empty());
+        }
+    }
+}
