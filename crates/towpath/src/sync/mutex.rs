@@ -2,8 +2,9 @@
 //!
 //! One word says whether it is locked and whether somebody waits; who waits is in a queue. An unlock wakes the first, which
 //! has to take the lock for itself: whoever runs just then may come before it, which is what makes short critical sections
-//! cheap. One who was woken and found the lock taken goes back to the front, and the next unlock leaves the lock locked and
-//! hands it over.
+//! cheap. One who was woken and finds the lock taken looks for a moment whether it becomes free, and then goes back to the
+//! front; the next unlock leaves the lock locked and hands it over. Until then nobody else is woken: to wake somebody on
+//! another thread takes much longer than most critical sections, and each of those who come would only find it taken.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -24,6 +25,10 @@ use crate::why::{Reason, Why};
 const LOCKED: usize = 1;
 /// Somebody is in the queue, or was when its lock was last held.
 const AWAITED: usize = 2;
+/// Somebody has been woken, and has not tried yet to take the lock.
+const WOKEN: usize = 4;
+/// How often one who was woken looks whether the lock is free, before going back into the queue.
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 30 };
 
 /// The lock without what it protects.
 pub(super) struct RawMutex {
@@ -48,7 +53,8 @@ impl RawMutex {
 
     #[inline]
     pub(super) fn try_lock(&self) -> bool {
-        let mut state = self.state.load(Ordering::Relaxed);
+        // Not read first: the exchange would have to wait for what was read.
+        let mut state = 0;
         while state & LOCKED == 0 {
             let locked = state | LOCKED;
             match self.state.compare_exchange_weak(state, locked, Ordering::Acquire, Ordering::Relaxed) {
@@ -68,6 +74,26 @@ impl RawMutex {
         }
     }
 
+    /// Takes it, if it is free soon, for one who was woken. Whether or not it does, others may be woken from now on.
+    fn lock_woken(&self) -> bool {
+        let mut looks = 0;
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            let free = state & LOCKED == 0;
+            if !free && looks < LOOKS {
+                looks += 1;
+                std::hint::spin_loop();
+                state = self.state.load(Ordering::Relaxed);
+                continue;
+            }
+            let new = (state | LOCKED) - WOKEN;
+            match self.state.compare_exchange_weak(state, new, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return free,
+                Err(now) => state = now,
+            }
+        }
+    }
+
     /// # Safety
     /// The caller has it locked.
     #[inline]
@@ -79,6 +105,19 @@ impl RawMutex {
 
     #[cold]
     fn unlock_for_another(&self) {
+        let mut state = self.state.load(Ordering::Relaxed);
+        while state & WOKEN != 0 {
+            // Who comes next is on the way.
+            match self.state.compare_exchange_weak(
+                state,
+                state - LOCKED,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => state = now,
+            }
+        }
         let mut queue = std_or_loom::lock(&self.queue);
         // While it is locked and the queue is, nobody else writes the state. And nobody who has been claimed may find it
         // locked once more by whoever unlocks.
@@ -90,7 +129,7 @@ impl RawMutex {
             Some(mut next) => {
                 let turn = next.data();
                 turn.owner = turn.overtaken;
-                let locked = if turn.owner { LOCKED } else { 0 };
+                let locked = if turn.owner { LOCKED } else { WOKEN };
                 let awaited = if next.is_last() { 0 } else { AWAITED };
                 self.state.store(locked | awaited, Ordering::Release);
                 next.complete()
@@ -160,11 +199,8 @@ unsafe impl Arm for Locking<'_> {
 
     fn finish(&mut self) -> Option<()> {
         let turn = self.node.data();
-        if turn.owner {
-            return Some(());
-        }
-        turn.overtaken = true;
-        None
+        turn.overtaken = !turn.owner;
+        if turn.owner || self.mutex.lock_woken() { Some(()) } else { None }
     }
 
     fn give_back(&mut self, (): ()) {
@@ -181,8 +217,8 @@ unsafe impl Arm for Locking<'_> {
 ///
 /// # Fairness
 /// One who comes along while the lock is free takes it, also while others wait: that keeps short critical sections cheap. One
-/// who waits is overtaken in this way at most once after it has been woken: the next unlock gives it the lock. Otherwise they
-/// are served in the order in which they came.
+/// who waits and was woken looks for half a microsecond or so whether nobody has it just then; after that the next unlock gives it
+/// the lock. Otherwise they are served in the order in which they came.
 ///
 /// # Memory
 /// Two machine words, a flag and a small lock beside the value. Waiting allocates nothing.
@@ -410,6 +446,66 @@ impl<T: ?Sized + fmt::Display> fmt::Display for MutexGuard<'_, T> {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Wakes>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Wakes {
+        fn poll<F: Future>(self: &Arc<Wakes>, future: Pin<&mut F>) -> Poll<F::Output> {
+            future.poll(&mut Context::from_waker(&Waker::from(self.clone())))
+        }
+
+        fn count(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_is_woken_and_handed_the_lock_if_it_is_late() {
+        let mutex = Mutex::new(());
+        let wakes = [(); 3].map(|()| Arc::new(Wakes::default()));
+        let counts = || wakes.each_ref().map(|wakes| wakes.count());
+        let guard = mutex.lock().unwrap();
+        let mut first = Box::pin(mutex.lock_async());
+        let (mut second, mut third) = (pin!(mutex.lock_async()), pin!(mutex.lock_async()));
+        assert!(wakes[0].poll(first.as_mut()).is_pending());
+        assert!(wakes[1].poll(second.as_mut()).is_pending());
+        assert!(wakes[2].poll(third.as_mut()).is_pending());
+        drop(guard);
+        assert_eq!(counts(), [1, 0, 0]);
+        drop(mutex.lock().unwrap());
+        assert_eq!(counts(), [1, 0, 0], "the first is on the way");
+        drop(first);
+        assert_eq!(counts(), [1, 1, 0], "it gave up, and the next one is woken");
+        let guard = mutex.lock().unwrap();
+        assert!(wakes[1].poll(second.as_mut()).is_pending(), "overtaken");
+        drop(guard);
+        assert_eq!(counts(), [1, 2, 0]);
+        assert!(mutex.try_lock().is_err(), "handed over");
+        let Poll::Ready(guard) = wakes[1].poll(second.as_mut()) else {
+            panic!("it has been handed the lock")
+        };
+        drop(guard);
+        assert_eq!(counts(), [1, 2, 1]);
+        assert!(wakes[2].poll(third.as_mut()).is_ready());
+        drop(mutex.try_lock().unwrap());
+    }
+}
+
 #[cfg(all(test, loom))]
 mod models {
     use loom::future::block_on;
@@ -438,6 +534,20 @@ mod models {
             watched.lock_and_add();
             others.into_iter().for_each(|other| other.join().unwrap());
             assert_eq!(watched.rest(), 3);
+        });
+    }
+
+    /// Somebody locks and unlocks it again and again while another one is on the way, so that unlocks wake nobody.
+    #[test]
+    fn loom_who_was_woken_is_overtaken_and_nobody_is_forgotten() {
+        check(2, || {
+            let watched = Watched::new(Mutex::new(()));
+            let guard = watched.lock.try_lock().unwrap();
+            let others = [(); 2].map(|()| watched.spawn(Watched::lock_and_add));
+            drop(guard);
+            (0..2).for_each(|_| drop(watched.lock.try_lock()));
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!(watched.rest(), 2);
         });
     }
 
