@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use towpath_loop::Loop;
 
+use crate::cells::Depot;
 use crate::context;
 use crate::dump::{self, Dump, Part};
 use crate::idle::Idle;
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     /// What the watchdog is told, if there is one.
     pub(crate) watched: Option<Arc<Watched>>,
     pub(crate) stack_size: usize,
+    /// Memory for tasks.
+    pub(crate) depot: Arc<Depot>,
     idle: Idle,
     /// Worker 0 is only there while `Runtime::run` is.
     first_is_there: AtomicBool,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use towpath_loop::BackendKind;
 
 use super::{Runtime, Shared, nanos, work};
+use crate::cells::Depot;
 use crate::dump;
 use crate::idle::{Idle, WORKERS_MAX};
 use crate::mail::Mailbox;
@@ -215,6 +216,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             counters: mailboxes.iter().map(|_| Arc::default()).collect(),
             watched: self.watchdog.map(|_| Arc::default()),
+            depot: Arc::new(Depot::new(mailboxes.len())),
             mailboxes,
             stack_size: self.stack_size,
             idle: Idle::new(),
