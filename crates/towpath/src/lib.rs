@@ -36,6 +36,7 @@ mod context;
 pub mod dump;
 mod idle;
 mod join;
+mod linger;
 mod mail;
 mod metrics;
 pub mod net;

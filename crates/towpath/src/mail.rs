@@ -61,6 +61,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether tasks were made ready.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.load(Ordering::Relaxed).is_null()
+    }
+
     /// Takes all the tasks out that were made ready, oldest first. For the worker alone.
     pub(crate) fn take_ready(&self, mut each: impl FnMut(TaskRef)) {
         if self.ready.load(Ordering::Relaxed).is_null() {

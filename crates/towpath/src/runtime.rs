@@ -53,7 +53,12 @@ pub(crate) struct Shared {
 impl Shared {
     /// Says that a worker is about to sleep. False if there is a task for it to start.
     pub(crate) fn begin_idle(&self, index: usize) -> bool {
-        self.idle.begin(index, || self.mailboxes.iter().any(|mailbox| mailbox.stealable() > 0))
+        self.idle.begin(index, || self.has_stealable())
+    }
+
+    /// Whether there are tasks that any worker may start.
+    pub(crate) fn has_stealable(&self) -> bool {
+        self.mailboxes.iter().any(|mailbox| mailbox.stealable() > 0)
     }
 
     pub(crate) fn end_idle(&self, index: usize) {

@@ -27,6 +27,7 @@ use towpath_loop::{Instant, Loop, prefetch};
 use crate::cells::Cells;
 use crate::context;
 use crate::dump::{Part, Place};
+use crate::linger::{self, Linger};
 pub(crate) use crate::mail::Mailbox;
 use crate::metrics::{Counters, Tally, count};
 use crate::runtime::Shared;
@@ -117,6 +118,7 @@ pub(crate) struct Worker {
     polled: Cell<Instant>,
     poll_every: Cell<Duration>,
     ticks: Cell<u64>,
+    linger: Linger,
     turn: Cell<Turn>,
     /// What is found of a task that is asked where it is, and the stack that it has.
     pub(crate) addresses: RefCell<Vec<usize>>,
@@ -185,6 +187,7 @@ impl Worker {
             polled: Cell::new(loop_.clock()),
             poll_every: Cell::new(POLL_EVERY),
             ticks: Cell::new(0),
+            linger: Linger::new(),
             turn: Cell::new(Turn { starting: false, left: RESUMES }),
             addresses: RefCell::default(),
             asked_stack: Cell::new((0, 0)),
@@ -458,11 +461,16 @@ impl Worker {
 
     /// Polls the loop, or waits for it where there is nothing else to do.
     fn tick(&self, wait: bool) -> io::Result<()> {
+        if wait && self.linger.is_worth_it() && self.look_for_mail()? {
+            return Ok(());
+        }
         if wait && self.shared.begin_idle(self.index) {
             count(&self.tally.sleeps);
             // It may be long.
             self.publish();
+            let (mail, polled) = (self.tally.remote_wakes.get(), self.polled.get());
             let ticked = self.wait(None);
+            self.linger.slept(self.polled.get() - polled, self.tally.remote_wakes.get() != mail);
             self.shared.end_idle(self.index);
             ticked?;
         } else {
@@ -474,6 +482,22 @@ impl Worker {
         self.ticks.set(self.ticks.get() + 1);
         self.publish();
         Ok(())
+    }
+
+    /// Looks for something to do that others send, or have, instead of sleeping. True if there is something.
+    fn look_for_mail(&self) -> io::Result<bool> {
+        let begun = self.loop_.clock();
+        if begun - self.polled.get() >= POLL_EVERY {
+            // It may have found something every time for long.
+            self.wait(Some(Duration::ZERO))?;
+        }
+        let any = || self.has_work() || self.mailbox.has_ready() || self.shared.has_stealable();
+        while !any() && self.loop_.clock() - begun < linger::LOOK {
+            std::hint::spin_loop();
+        }
+        self.collect_mail();
+        self.linger.looked(any());
+        Ok(any())
     }
 
     /// Ticks the loop and takes the mail in.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use towpath::Handle;
 use towpath::net::TcpStream;
-use towpath::thread::{self, try_sleep};
+use towpath::sync::mpsc;
+use towpath::thread::{self, Placement, try_sleep};
 use towpath_harness::{net, sys};
 
 use crate::common::*;
@@ -48,10 +49,15 @@ fn echo(stream: TcpStream) {
 
 /// Timers and a socket, next to `others` that never stop on their own.
 fn timers_and_socket_beside(others: impl FnOnce(Arc<AtomicBool>)) {
+    beside_on(1, others);
+}
+
+/// As [`timers_and_socket_beside`], on so many workers.
+fn beside_on(workers: usize, others: impl FnOnce(Arc<AtomicBool>)) {
     let stop = Arc::new(AtomicBool::new(false));
     let (stream, pings) = pinger(50, stop.clone());
     let waited = sys::cpu_wait();
-    let mut late = solo(|| {
+    let mut late = runtime(workers).run(|| {
         others(stop.clone());
         let server = thread::spawn_local(|| echo(stream));
         let mut late = Vec::new();
@@ -96,6 +102,26 @@ pub fn n01_ping_pong() {
             }
             partner.unpark();
         });
+    });
+}
+
+/// N1: two tasks of two workers that send each other messages for ever. Neither worker sleeps then, and the loop is looked after
+/// all the same.
+pub fn n01_ping_pong_between_workers() {
+    beside_on(2, |stop| {
+        let (there, back) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+        let on = |worker| thread::Builder::new().placement(Placement::Worker(worker));
+        let answers = move || there.1.iter().try_for_each(|n: u64| back.0.send(n + 1));
+        on(1).spawn(answers).unwrap();
+        let asks = move || {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                there.0.send(n).unwrap();
+                n = back.1.recv().unwrap();
+            }
+            assert!(n > 0);
+        };
+        on(0).spawn(asks).unwrap();
     });
 }
 
