@@ -16,6 +16,8 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::std_or_loom::{Lock, lock};
 
@@ -61,32 +63,30 @@ unsafe fn free_all(class: usize, mut block: *mut Free) {
 /// What the workers of a runtime have left over.
 pub(crate) struct Depot {
     max: usize,
-    shelves: Lock<Shelves>,
+    /// Full batches, each naming the next. They belong to the lock; whether there is one is looked at without it.
+    batches: [AtomicPtr<Free>; CLASSES],
+    /// The bytes that they are.
+    kept: Lock<usize>,
 }
-
-/// Full batches, and the bytes that they are.
-struct Shelves {
-    batches: [*mut Free; CLASSES],
-    kept: usize,
-}
-
-// SAFETY: the blocks are nobody's.
-unsafe impl Send for Shelves {}
 
 impl Depot {
     pub(crate) fn new(workers: usize) -> Depot {
-        let shelves = Shelves { batches: [ptr::null_mut(); CLASSES], kept: 0 };
-        Depot { max: workers * KEPT_MAX, shelves: Lock::new(shelves) }
+        let batches = [const { AtomicPtr::new(ptr::null_mut()) }; CLASSES];
+        Depot { max: workers * KEPT_MAX, batches, kept: Lock::new(0) }
     }
 
     /// A batch; null if there is none.
     fn take(&self, class: usize) -> *mut Free {
-        let mut shelves = lock(&self.shelves);
-        let batch = shelves.batches[class];
+        let shelf = &self.batches[class];
+        if shelf.load(Relaxed).is_null() {
+            return ptr::null_mut();
+        }
+        let mut kept = lock(&self.kept);
+        let batch = shelf.load(Relaxed);
         if !batch.is_null() {
             // SAFETY: a batch that is here is nobody else's, and its first block names the next.
-            shelves.batches[class] = unsafe { (*batch).next_batch };
-            shelves.kept -= BATCH * size(class);
+            shelf.store(unsafe { (*batch).next_batch }, Relaxed);
+            *kept -= BATCH * size(class);
         }
         batch
     }
@@ -94,16 +94,17 @@ impl Depot {
     /// # Safety
     /// It is a full batch of that class, and nobody else's.
     unsafe fn give(&self, class: usize, batch: *mut Free) {
-        let mut shelves = lock(&self.shelves);
-        if shelves.kept + BATCH * size(class) > self.max {
-            drop(shelves);
+        let mut kept = lock(&self.kept);
+        if *kept + BATCH * size(class) > self.max {
+            drop(kept);
             // SAFETY: passed on to the caller.
             return unsafe { free_all(class, batch) };
         }
+        let shelf = &self.batches[class];
         // SAFETY: the caller's promise.
-        unsafe { (*batch).next_batch = shelves.batches[class] };
-        shelves.batches[class] = batch;
-        shelves.kept += BATCH * size(class);
+        unsafe { (*batch).next_batch = shelf.load(Relaxed) };
+        shelf.store(batch, Relaxed);
+        *kept += BATCH * size(class);
     }
 }
 
@@ -265,7 +266,7 @@ mod tests {
     }
 
     fn kept(cells: &Cells) -> usize {
-        lock(&cells.depot.shelves).kept
+        *lock(&cells.depot.kept)
     }
 
     #[test]

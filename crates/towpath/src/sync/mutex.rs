@@ -4,12 +4,13 @@
 //! has to take the lock for itself: whoever runs just then may come before it, which is what makes short critical sections
 //! cheap. One who was woken and finds the lock taken looks for a moment whether it becomes free, and then goes back to the
 //! front; the next unlock leaves the lock locked and hands it over. Until then nobody else is woken: to wake somebody on
-//! another thread takes much longer than most critical sections, and each of those who come would only find it taken.
+//! another thread takes much longer than most critical sections, and each of those who come would only find it taken. (Unless
+//! it is a future that was woken, which may not be polled for long.)
 
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
@@ -28,7 +29,7 @@ use crate::why::{Reason, Why};
 const LOCKED: usize = 1;
 /// Somebody is in the queue, or was when its lock was last held.
 const AWAITED: usize = 2;
-/// Somebody has been woken, and has not tried yet to take the lock.
+/// A task or thread has been woken, and has not tried yet to take the lock.
 const WOKEN: usize = 4;
 /// How often one who was woken looks whether the lock is free, before going back into the queue.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 30 };
@@ -49,6 +50,8 @@ pub(super) struct Turn {
     overtaken: bool,
     /// It has been handed the lock.
     owner: bool,
+    /// It has been woken, and nobody else is until it has tried.
+    woken: bool,
 }
 
 impl RawMutex {
@@ -137,9 +140,15 @@ impl RawMutex {
                 Wake::NOBODY
             }
             Some(mut next) => {
+                let acts = next.acts_at_once();
                 let turn = next.data();
                 turn.owner = turn.overtaken;
-                let locked = if turn.owner { LOCKED } else { WOKEN };
+                turn.woken = !turn.owner && acts;
+                let locked = match turn {
+                    Turn { owner: true, .. } => LOCKED,
+                    Turn { woken: true, .. } => WOKEN,
+                    _ => 0,
+                };
                 let awaited = if next.is_last() { 0 } else { AWAITED };
                 self.state.store(locked | awaited, Ordering::Release);
                 next.complete()
@@ -151,7 +160,7 @@ impl RawMutex {
 
     #[inline]
     pub(super) fn locking(&self) -> Locking<'_> {
-        Locking { mutex: self, node: Node::new(Turn { overtaken: false, owner: false }) }
+        Locking { mutex: self, node: Node::new(Turn { overtaken: false, owner: false, woken: false }) }
     }
 }
 
@@ -220,7 +229,8 @@ unsafe impl Arm for Locking<'_> {
     fn finish(&mut self) -> Option<()> {
         let turn = self.node.data();
         turn.overtaken = !turn.owner;
-        if turn.owner || self.mutex.lock_woken() { Some(()) } else { None }
+        let done = turn.owner || mem::take(&mut turn.woken) && self.mutex.lock_woken();
+        done.then_some(())
     }
 
     fn give_back(&mut self, (): ()) {
@@ -495,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_is_woken_and_handed_the_lock_if_it_is_late() {
+    fn futures_that_are_not_polled_hold_nobody_up_and_are_handed_the_lock_if_they_are_late() {
         let mutex = Mutex::new(());
         let wakes = [(); 3].map(|()| Arc::new(Wakes::default()));
         let counts = || wakes.each_ref().map(|wakes| wakes.count());
@@ -508,13 +518,13 @@ mod tests {
         drop(guard);
         assert_eq!(counts(), [1, 0, 0]);
         drop(mutex.lock().unwrap());
-        assert_eq!(counts(), [1, 0, 0], "the first is on the way");
+        assert_eq!(counts(), [1, 1, 0], "who knows when the first is polled");
         drop(first);
-        assert_eq!(counts(), [1, 1, 0], "it gave up, and the next one is woken");
+        assert_eq!(counts(), [1, 1, 1], "it gave up, and the next one is woken");
         let guard = mutex.lock().unwrap();
         assert!(wakes[1].poll(second.as_mut()).is_pending(), "overtaken");
         drop(guard);
-        assert_eq!(counts(), [1, 2, 0]);
+        assert_eq!(counts(), [1, 2, 1]);
         assert!(mutex.try_lock().is_err(), "handed over");
         let Poll::Ready(guard) = wakes[1].poll(second.as_mut()) else {
             panic!("it has been handed the lock")

@@ -156,6 +156,12 @@ impl<D> Claimed<'_, D> {
         unsafe { (*self.node).data.with_mut(|data| &mut *data) }
     }
 
+    /// Whether it goes on when it is woken, as tasks and threads do. A future may not be polled for long.
+    pub(crate) fn acts_at_once(&self) -> bool {
+        // SAFETY: claimed, and not completed yet, so that both are alive.
+        unsafe { &*(*self.node).waiter.get() }.is_task()
+    }
+
     /// Whether nobody is left in the queue.
     pub(crate) fn is_last(&self) -> bool {
         self.is_last

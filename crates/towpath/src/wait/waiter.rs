@@ -60,6 +60,11 @@ impl Waiter {
         }
     }
 
+    /// Whether it is a task or a thread. In models, which have none, futures are always polled.
+    pub(crate) fn is_task(&self) -> bool {
+        cfg!(loom) || matches!(self.who, Who::Task(_))
+    }
+
     /// Claims it for one of its arms. If this succeeds the caller must [`complete`](Waiter::complete) it soon, without
     /// waiting for anything.
     #[inline]
