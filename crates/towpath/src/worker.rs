@@ -488,8 +488,9 @@ impl Worker {
     fn look_for_mail(&self) -> io::Result<bool> {
         let begun = self.loop_.clock();
         if begun - self.polled.get() >= POLL_EVERY {
-            // It may have found something every time for long.
+            // It may have found something every time for long: then this is all that the loop, and who looks at the counters, gets.
             self.wait(Some(Duration::ZERO))?;
+            self.publish();
         }
         let any = || self.has_work() || self.mailbox.has_ready() || self.shared.has_stealable();
         while !any() && self.loop_.clock() - begun < linger::LOOK {

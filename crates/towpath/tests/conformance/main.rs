@@ -69,7 +69,7 @@ const DUMP: &[Test] = &[
 
 const PANICS: &[Test] = &[
     // `std` keeps what it has read of the debug information, which grows with this program.
-    test!(panics::r10_panics_with_backtrace).busy().seconds(20).memory_mib(320),
+    test!(panics::r10_panics_with_backtrace).busy().seconds(20).memory_mib(256),
     test!(panics::r10_panics_without_backtrace),
     test!(panics::r10_panics_that_nobody_reports).busy().seconds(20).memory_mib(192),
     test!(panics::r10_the_panic_that_ended_it).busy().seconds(20).memory_mib(192),
